@@ -1,0 +1,140 @@
+"""Who is asking for the file, and whether they are still there: a server, pg_rewind, or a person.
+
+Told from %p, the current directory and the process group, so that one restore_command serves all of them.
+"""
+
+import os
+
+from pystandby import osdep
+from pystandby.exits import SERVER_GONE, SERVER_STOPPING, StandbyError
+
+SERVER = "server"
+PG_REWIND = "pg_rewind"
+PERSON = "person"
+
+_WAL_FOLDERS = ("pg_wal", "pg_xlog")
+
+
+class Asker:
+    """Who asks for ``name`` to be put at ``destination``. Looks once; alive() looks again.
+
+    ``data_directory`` is None for a person elsewhere; ``server_version`` is PG_VERSION times 100 (903 for 9.3, 1600 for 16).
+    """
+
+    __slots__ = ("_leader", "_leader_started", "_postmaster", "data_directory", "kind", "server_version", "standby_mode")
+
+    def __init__(self, name: str, destination: str) -> None:
+        folder, base = os.path.split(destination)
+        self.standby_mode = False
+        self.data_directory: str | None = None
+        self._leader: int | None = None
+        self._leader_started: str | None = None
+        self._postmaster = None
+        self.kind = PERSON
+        version = _read("PG_VERSION", 16)
+        if version is not None:
+            self.data_directory = ""
+        if base in ("RECOVERYXLOG", "RECOVERYHISTORY"):
+            self.kind = SERVER
+            if self.data_directory is not None:
+                self.standby_mode = _in_standby_mode()
+            # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the startup
+            # process itself.
+            self._leader = osdep.process_group()
+            if self._leader is not None:
+                self._leader_started = osdep.started(self._leader)
+            self._postmaster = self._postmaster_lines()[:3] or None
+        elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
+            parent = os.path.dirname(folder)
+            version = _read(os.path.join(parent, "PG_VERSION"), 16)
+            if version is not None:
+                self.kind = PG_REWIND
+                self.data_directory = parent
+        self.server_version = _version_number(version)
+
+    def alive(self) -> None:
+        """Return while the server that asked is there and running; for others always.
+
+        Raises StandbyError with SERVER_GONE or SERVER_STOPPING. An orphan must not touch the data directory, where a new server
+        may be at work; and on Windows a command that waits on blocks the shutdown.
+        """
+        if self.kind != SERVER:
+            return
+        lines = self._postmaster_lines()
+        gone = (
+            (self._leader is not None and osdep.started(self._leader) != self._leader_started)
+            or self._leader_started is None is not self._leader
+            or (self._postmaster is not None and lines[:3] != self._postmaster)
+        )
+        if gone:
+            raise StandbyError(
+                SERVER_GONE,
+                "the server that asked for this file has gone",
+                "Nothing is written into its data directory any more.",
+            )
+        # Line 8 of postmaster.pid, LOCK_FILE_LINE_PM_STATUS (src/include/utils/pidfile.h).
+        if len(lines) > 7 and lines[7].strip() == b"stopping":
+            raise StandbyError(SERVER_STOPPING, "the server is shutting down", "Nothing is taken for the end of recovery.")
+
+    def identity(self) -> str:
+        """What tells this server process from every other, before and after; as long as it is asked of a living one."""
+        words = [
+            osdep.boot(),
+            str(self._leader),
+            self._leader_started or "",
+            *(line.decode("ascii", "replace").strip() for line in (self._postmaster or [])[::2]),
+        ]
+        return " ".join(word or "-" for word in words)
+
+    def system_identifier(self) -> "int | None":
+        """The cluster's own, from the first eight bytes of global/pg_control; None where that cannot be read."""
+        if self.data_directory is None:
+            return None
+        raw = _read(os.path.join(self.data_directory, "global", "pg_control"), 8)
+        return int.from_bytes(raw, osdep.BYTE_ORDER) if raw is not None and len(raw) == 8 else None
+
+    def promote_requested(self) -> bool:
+        """Whether pg_ctl promote or pg_promote() asked this server to end recovery.
+
+        In recovery mode the server itself does not look while a restore_command runs: CheckForStandbyTrigger() is for standby
+        mode only (src/backend/access/transam/xlogrecovery.c).
+        """
+        return self.kind == SERVER and self.data_directory == "" and os.path.exists("promote")
+
+    def _postmaster_lines(self) -> "list[bytes]":
+        content = _read("postmaster.pid", 8192)
+        return content.splitlines() if content else []
+
+
+def _read(path: str, size: int) -> "bytes | None":
+    try:
+        descriptor = os.open(path, osdep.O_READ)
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
+def _version_number(content: "bytes | None") -> "int | None":
+    """PG_VERSION as a number; None where it is not one."""
+    major, _, minor = (content or b"").strip().partition(b".")
+    if not major.isdigit():
+        return None
+    return int(major) * 100 + (int(minor) if minor.isdigit() else 0)
+
+
+def _in_standby_mode() -> bool:
+    """Whether the server in the current directory retries by itself: standby.signal, or standby_mode in recovery.conf."""
+    if os.path.exists("standby.signal"):
+        return True
+    mode = False
+    for line in (_read("recovery.conf", 1 << 16) or b"").splitlines():
+        name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
+        if name.lower() == b"standby_mode":
+            # As parse_bool(): any unambiguous beginning of a word for true.
+            word = value.strip().strip(b"'").strip().lower()
+            mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
+    return mode
+

@@ -1,0 +1,195 @@
+"""What differs between operating systems: copying in the kernel, locks, signals, and who is alive. No policy.
+
+The only module that asks for sys.platform.
+"""
+
+import errno
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+O_BINARY = getattr(os, "O_BINARY", 0)
+# Opening a FIFO or a device that somebody left under a name of ours must not wait for its other end.
+O_READ = os.O_RDONLY | O_CLOEXEC | O_BINARY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+OWN_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Failures that say something about this machine and nothing about the file: no descriptors left, no memory left."""
+
+_CHUNK = 1 << 20
+
+BYTE_ORDER = sys.byteorder
+
+SHARED_FOLDERS = os.name == "posix"
+"""Whether a mode can say that everybody may write to a folder."""
+
+
+class SourceError(OSError):
+    """A copy failed because its source could not be read; every other OSError of copy() is the destination's."""
+
+
+def use_standard_descriptors() -> None:
+    """Open the null device for each of stdin, stdout and stderr that is closed.
+
+    Else the next file opened gets the number of stderr, and a warning is written into a segment.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def copy(source: int, target: int, size: int) -> int:
+    """Copy what two descriptors stand at, ``size`` bytes or fewer if the source ends before, and return how many.
+
+    In the kernel where it can be done, a reflink first: never a link, because the server overwrites what it recycles.
+    Raises SourceError, or OSError where the target cannot be written.
+    """
+    copied = 0
+    for way in _WAYS:
+        try:
+            while copied < size:
+                count = way(source, target, size - copied)
+                if count == 0:
+                    break
+                copied += count
+        except OSError as failure:
+            if failure.errno in _FULL:
+                raise
+            continue
+        if copied >= size:
+            return copied
+    while copied < size:
+        try:
+            chunk = os.read(source, min(_CHUNK, size - copied))
+        except OSError as failure:
+            raise SourceError(failure.errno, failure.strerror) from failure
+        if not chunk:
+            break
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(target, view) :]
+        copied += len(chunk)
+    return copied
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+if sys.platform == "win32":
+    # Windows copies only by name, which could not be verified before it is published; reading and writing it is.
+    _WAYS: "tuple[Callable[[int, int, int], int], ...]" = ()
+
+    def lock(descriptor: int) -> bool:
+        """Lock an open file for this process; False if another has it."""
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def process_group() -> "int | None":
+        """The leader of our process group; None: Windows has none."""
+        return None
+
+    def started(pid: int) -> "str | None":
+        """When a process started; None, as for one that has gone: nothing here can tell."""
+        return None
+
+    def boot() -> str:
+        """What tells this run of the operating system from others; nothing here."""
+        return ""
+
+    def own_user() -> int:
+        """Files have no numeric owner on Windows: as stat() says there."""
+        return 0
+
+    def on_user_signal(handler: "Callable[[], None]") -> None:
+        """Windows has no SIGUSR1."""
+
+    def changed_at(status: os.stat_result) -> "float | None":
+        """None: a copy may set any time it likes, and there is no inode change time."""
+        return None
+
+else:
+    import fcntl
+
+    _FICLONE = 0x40049409
+
+    def _reflink(source: int, target: int, size: int) -> int:
+        if os.lseek(source, 0, os.SEEK_CUR) or os.lseek(target, 0, os.SEEK_CUR) or os.fstat(source).st_size != size:
+            raise OSError(errno.EINVAL, "not a whole file")
+        fcntl.ioctl(target, _FICLONE, source)
+        return size
+
+    def _sendfile(source: int, target: int, size: int) -> int:
+        return os.sendfile(target, source, None, size)  # type: ignore[arg-type]  # None: at the descriptor's position
+
+    _WAYS = (_reflink, *((os.copy_file_range,) if hasattr(os, "copy_file_range") else ()), _sendfile)
+
+    def lock(descriptor: int) -> bool:
+        """Lock an open file for this process; False if another has it, or where files cannot be locked."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def process_group() -> "int | None":
+        """The process id of our process group's leader: the server's startup process, which is its session's leader too."""
+        return os.getpgrp()
+
+    def started(pid: int) -> "str | None":
+        """When a process started, in words of the operating system that no later process of that id shares; None: it has gone.
+
+        Where /proc does not say, the word is empty for every process that is alive.
+        """
+        try:
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+                # The command's name, in parentheses, may hold anything: count from behind it. State is field 3, start time 22.
+                fields = file.read(4096).rpartition(b")")[2].split()
+            # A zombie has ended; only its parent has not looked yet.
+            return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+        except ProcessLookupError:
+            return None
+        except (OSError, IndexError):
+            pass
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+
+    def boot() -> str:
+        """What tells this run of the operating system from others; empty where it does not say."""
+        try:
+            with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+                return file.read(64).decode("ascii", "replace").strip()
+        except OSError:
+            return ""
+
+    def own_user() -> int:
+        """The user that this process acts as."""
+        return os.geteuid()
+
+    def on_user_signal(handler: "Callable[[], None]") -> None:
+        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138)."""
+        import _signal  # type: ignore[import-not-found]  # signal itself imports enum, at half a start of Python
+
+        _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
+
+    def changed_at(status: os.stat_result) -> "float | None":
+        """When a file's content or name last changed, in seconds since the epoch by the file system's clock.
+
+        The inode change time cannot be set back, as cp -p and rsync -t set the modification time.
+        """
+        return max(status.st_mtime, status.st_ctime)

@@ -1,0 +1,63 @@
+"""Which segments of the archive no restart can need any more, and removing them. Never run before a segment was delivered."""
+
+import os
+
+from pystandby import say, wal
+
+
+def cutoff(asked: str, restart: "str | None", keep: int, segment_size: int) -> "str | None":
+    """The oldest segment to keep; None to remove nothing.
+
+    ``asked`` is the segment just delivered, ``restart`` RESTARTWALFILE (%r) or None, ``keep`` the NUMFILES of -k, which counts
+    only without ``restart``, ``segment_size`` in bytes. As pg_standby's SetWALFileNameForCleanup(), but right across the boundary
+    of the log number, where that kept one too many.
+    """
+    if restart is not None:
+        if wal.kind(restart) != wal.SEGMENT or restart == wal.NO_RESTART_POINT:
+            return None
+        # Later than what is asked for, by either order: this %r cannot be trusted.
+        if restart > asked or restart[8:] > asked[8:]:
+            return None
+        return restart
+    return wal.neighbour(asked, -keep, segment_size) if keep > 0 else None
+
+
+def removable(names: "list[str]", oldest_kept: str) -> "list[str]":
+    """The segments among ``names`` that sort before the oldest kept without their timelines; no other file, oldest first."""
+    after_timeline = oldest_kept[8:]
+    old = [name for name in names if name[8:] < after_timeline and wal.kind(name) == wal.SEGMENT]
+    old.sort(key=lambda name: name[8:])
+    return old
+
+
+def prune(directory: str, oldest_kept: str) -> int:
+    """Remove what is older than ``oldest_kept`` from an archive, and return how many segments that were.
+
+    Raises nothing: the segment is delivered, and a full archive is no reason to take that back.
+    """
+    try:
+        names = os.listdir(directory)
+    except OSError as failure:
+        say.warning(f'could not list archive "{directory}" to remove old segments: {say.reason(failure)}')
+        return 0
+    removed = 0
+    failed: list[str] = []
+    why = ""
+    for name in removable(names, oldest_kept):
+        try:
+            os.unlink(os.path.join(directory, name))
+        except FileNotFoundError:
+            continue
+        except OSError as failure:
+            failed.append(name)
+            why = why or say.reason(failure)
+            continue
+        removed += 1
+        say.debug(f'removed old segment {name} from archive "{directory}"')
+    if failed:
+        say.warning(
+            f'could not remove {len(failed)} old segments from archive "{directory}", from {failed[0]} on: {why}',
+            "The restore is not affected; the archive grows.",
+            "Let the server's user write to the archive, or leave out %r and -k and let another program remove old segments.",
+        )
+    return removed

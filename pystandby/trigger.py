@@ -1,0 +1,130 @@
+"""Trigger files: what they say, whether they may say it, and emptying one that was obeyed. Ends nothing itself.
+
+As pg_standby's CheckForExternalTrigger(): empty or beginning with "smart" is smart, beginning with "fast" is fast. /tmp, where
+its manual had them, is everybody's, so there a trigger counts only if it can be nobody else's.
+"""
+
+import errno
+import os
+import stat
+import time
+
+from pystandby import osdep, say
+
+SMART = "smart"
+FAST = "fast"
+
+_MOMENT = 0.01
+"""How long, in seconds, a file may be empty because the shell that made it has not written its word yet."""
+
+
+class Trigger:
+    """What a look at a trigger file found: a word to obey, or why it is ignored, or neither."""
+
+    __slots__ = ("hint", "identity", "problem", "word")
+
+    def __init__(self, word: "str | None" = None, problem: str = "", hint: str = "", identity: "tuple[int, int] | None" = None) -> None:
+        self.word = word
+        self.problem = problem
+        self.hint = hint
+        self.identity = identity
+
+
+def look(path: str, trusted: bool) -> Trigger:
+    """Read a trigger file. ``trusted`` is --trust-trigger. Never raises for anything that the file can be."""
+    shared = not trusted and _is_shared(path)
+    try:
+        descriptor = os.open(path, osdep.O_READ | (osdep.O_NOFOLLOW if shared else 0))
+    except FileNotFoundError:
+        return Trigger()
+    except OSError as failure:
+        return _unopened(path, shared, failure)
+    try:
+        status = os.fstat(descriptor)
+        problem = _objection(status, shared)
+        if problem:
+            return Trigger(None, problem, _hint(path, shared))
+        word = os.read(descriptor, 32)
+        if not word and 0 <= time.time() - status.st_mtime < _MOMENT:
+            time.sleep(_MOMENT)
+            word = os.read(descriptor, 32)
+    except OSError as failure:
+        return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
+    finally:
+        os.close(descriptor)
+    identity = (status.st_dev, status.st_ino)
+    if not word or word.startswith(b"smart"):
+        return Trigger(SMART, identity=identity)
+    if word.startswith(b"fast"):
+        return Trigger(FAST, identity=identity)
+    return Trigger(
+        None,
+        "has invalid content",
+        'It must be empty or begin with "smart" or "fast", in lower case and at its very start.',
+    )
+
+
+def empty(path: str, found: Trigger) -> bool:
+    """Empty the trigger file that ``found`` was read from, which leaves a smart one, as pg_standby did; False where it cannot be."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | osdep.O_CLOEXEC | osdep.O_BINARY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        # Another file by now, or a link to somebody's file put in its place: not the one that was obeyed.
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != found.identity:
+            return False
+        os.ftruncate(descriptor, 0)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_shared(path: str) -> bool:
+    """Whether everybody may make files in the trigger file's folder."""
+    try:
+        return bool(os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IWOTH) and osdep.SHARED_FOLDERS
+    except OSError:
+        return False
+
+
+def _objection(status: os.stat_result, shared: bool) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a plain file"
+    if shared and status.st_uid not in (0, osdep.own_user()):
+        return f"belongs to user {status.st_uid}, in a directory that everybody may write to"
+    if shared and status.st_nlink > 1:
+        # A file of the server's own, linked here by somebody else.
+        return "has another name elsewhere, in a directory that everybody may write to"
+    return ""
+
+
+def _unopened(path: str, shared: bool, failure: OSError) -> Trigger:
+    """A trigger that cannot be opened: an empty one says what it says all the same."""
+    try:
+        status = os.lstat(path) if shared else os.stat(path)
+    except FileNotFoundError:
+        # A link that leads nowhere.
+        return Trigger()
+    except OSError:
+        return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
+    if stat.S_ISLNK(status.st_mode):
+        return Trigger(None, "is a symbolic link, in a directory that everybody may write to", _hint(path, shared))
+    problem = _objection(status, shared)
+    if problem:
+        return Trigger(None, problem, _hint(path, shared))
+    if status.st_size == 0 and failure.errno in (errno.EACCES, errno.EPERM):
+        return Trigger(SMART, identity=(status.st_dev, status.st_ino))
+    return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
+
+
+def _hint(path: str, shared: bool) -> str:
+    if not shared:
+        return "Make it a plain file, empty or with a word in it."
+    return (
+        "Make it as root or as the server's own user, as a plain file; better, name a trigger file in a directory of the "
+        "server's own with -t; --trust-trigger obeys it whoever made it."
+    )
