@@ -50,7 +50,7 @@ def parse(arguments: "list[str]") -> "Options | None":
             words.append(word)
     if not 3 <= len(words) <= 4 or not all(words):
         return None
-    for name, word in zip(ARGUMENTS, words):
+    for name, word in zip(ARGUMENTS, words, strict=False):
         setattr(options, name, word)
     return options
 
@@ -61,11 +61,11 @@ def _take(options: Options, option: Option, value: str) -> bool:
         return False
     if option.kind == NUMBER:
         number = whole_number(value)
-        if number is None or not option.limits[0] <= number <= option.limits[1]:  # type: ignore[operator]
+        if number is None or not option.limits[0] <= number <= option.limits[1]:
             return False
         setattr(options, option.attribute, number)
         return True
-    if option.kind == CHOICE and value not in option.limits:
+    if option.kind == CHOICE and value not in option.words:
         return False
     setattr(options, option.attribute, value)
     return True

@@ -21,7 +21,15 @@ class Asker:
     ``data_directory`` is None for a person elsewhere; ``server_version`` is PG_VERSION times 100 (903 for 9.3, 1600 for 16).
     """
 
-    __slots__ = ("_leader", "_leader_started", "_postmaster", "data_directory", "kind", "server_version", "standby_mode")
+    __slots__ = (
+        "_leader",
+        "_leader_started",
+        "_postmaster",
+        "data_directory",
+        "kind",
+        "server_version",
+        "standby_mode",
+    )
 
     def __init__(self, name: str, destination: str) -> None:
         folder, base = os.path.split(destination)
@@ -29,7 +37,7 @@ class Asker:
         self.data_directory: str | None = None
         self._leader: int | None = None
         self._leader_started: str | None = None
-        self._postmaster = None
+        self._postmaster: list[bytes] | None = None
         self.kind = PERSON
         version = _read("PG_VERSION", 16)
         if version is not None:
@@ -38,9 +46,10 @@ class Asker:
             self.kind = SERVER
             if self.data_directory is not None:
                 self.standby_mode = _in_standby_mode()
-            # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the startup
-            # process itself.
-            self._leader = osdep.process_group()
+            if self.data_directory is not None:
+                # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the
+                # startup process itself.
+                self._leader = osdep.process_group()
             if self._leader is not None:
                 self._leader_started = osdep.started(self._leader)
             self._postmaster = self._postmaster_lines()[:3] or None
@@ -61,11 +70,10 @@ class Asker:
         if self.kind != SERVER:
             return
         lines = self._postmaster_lines()
-        gone = (
-            (self._leader is not None and osdep.started(self._leader) != self._leader_started)
-            or self._leader_started is None is not self._leader
-            or (self._postmaster is not None and lines[:3] != self._postmaster)
-        )
+        gone = self._postmaster is not None and lines[:3] != self._postmaster
+        if self._leader is not None:
+            started = osdep.started(self._leader)
+            gone = gone or started is None or started != self._leader_started
         if gone:
             raise StandbyError(
                 SERVER_GONE,
@@ -137,4 +145,3 @@ def _in_standby_mode() -> bool:
             word = value.strip().strip(b"'").strip().lower()
             mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
     return mode
-

@@ -444,9 +444,7 @@ def psql_command(psql: Path, socket_directory: Path, port: int, database: str, s
     return command
 
 
-def base_backup_command(
-    pg_basebackup: Path, socket_directory: Path, port: int, target: Path, wal: str = "none"
-) -> list[str]:
+def base_backup_command(pg_basebackup: Path, socket_directory: Path, port: int, target: Path, wal: str = "none") -> list[str]:
     """Return the pg_basebackup command line.
 
     `wal` is its -X. With "none" the backup holds no WAL at all, and the standby has to find every segment in the
@@ -550,9 +548,7 @@ class Cluster:
             return
         settings["standby_mode"] = standby_mode
         self.configure({name: value for name, value in settings.items() if name not in RECOVERY_CONF_SETTINGS})
-        self._append(
-            "recovery.conf", {name: value for name, value in settings.items() if name in RECOVERY_CONF_SETTINGS}
-        )
+        self._append("recovery.conf", {name: value for name, value in settings.items() if name in RECOVERY_CONF_SETTINGS})
 
     def write(self, name: str, text: str, append: bool = False) -> Path:
         """Write a file of the cluster's user's in the data directory, and return its path."""
@@ -750,9 +746,7 @@ class Cluster:
     def _failure(self, message: str) -> StandbyError:
         ended = self._server.poll() if self._server else None
         state = f"It ended with status {ended}. " if ended is not None else ""
-        return StandbyError(
-            UNEXPECTED, f"{self.name}: {message}", f"{state}The end of its log:\n{self.log_tail()}".rstrip()
-        )
+        return StandbyError(UNEXPECTED, f"{self.name}: {message}", f"{state}The end of its log:\n{self.log_tail()}".rstrip())
 
 
 def _is_alive(process: int) -> bool:

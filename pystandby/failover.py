@@ -1,7 +1,6 @@
 """Promoting a server in standby mode, where no exit status of a restore_command does."""
 
-import os
-
+from pystandby import osdep
 from pystandby.exits import DESTINATION_FAILED, StandbyError
 
 
@@ -11,15 +10,13 @@ def promote() -> None:
     A file "promote" and SIGUSR1 to the postmaster (do_promote() in src/bin/pg_ctl/pg_ctl.c, since PostgreSQL 9.1). Raises
     StandbyError where either cannot be done.
     """
-    import signal
-
     try:
         with open("postmaster.pid", "rb") as file:
             postmaster = int(file.readline())
         with open("promote", "wb"):
             pass
-        os.kill(postmaster, signal.SIGUSR1)
-    except (OSError, ValueError, AttributeError) as failure:
+        osdep.signal_postmaster(postmaster)
+    except (OSError, ValueError) as failure:
         raise StandbyError(
             DESTINATION_FAILED,
             f"could not promote the server: {failure}",

@@ -18,10 +18,10 @@ NO_LIMIT = 2147483647
 class Option:
     """One option: its names, what it takes, and its line in --help.
 
-    ``limits`` is (lowest, highest) for a NUMBER, the allowed words for a CHOICE, and for a FLAG the value that it sets.
+    ``limits`` is (lowest, highest) for a NUMBER and the value that it sets for a FLAG; ``words`` what a CHOICE allows.
     """
 
-    __slots__ = ("attribute", "default", "help", "kind", "limits", "long", "metavar", "short")
+    __slots__ = ("attribute", "default", "help", "kind", "limits", "long", "metavar", "short", "words")
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Option:
         kind: str,
         default: "bool | int | str | None",
         metavar: str,
-        limits: "tuple[int, int] | tuple[str, ...] | tuple[bool]",
+        limits: "tuple[int, ...] | tuple[str, ...]",
         help: str,  # noqa: A002 - click's own word for it
     ) -> None:
         self.attribute = attribute
@@ -40,7 +40,8 @@ class Option:
         self.kind = kind
         self.default = default
         self.metavar = metavar
-        self.limits = limits
+        self.limits: tuple[int, ...] = tuple(limit for limit in limits if isinstance(limit, int))
+        self.words: tuple[str, ...] = tuple(word for word in limits if isinstance(word, str))
         self.help = help
 
 
@@ -51,8 +52,8 @@ OPTIONS = (
            "keep NUMFILES segments before the one asked for, remove older ones; not with RESTARTWALFILE (0: remove none)"),
     Option("link", "l", "link", FLAG, False, "", (True,), "does nothing; accepted for pg_standby"),
     Option("retries", "r", "retries", NUMBER, 3, "MAXRETRIES", (0, NO_LIMIT),
-           "copies tried after one that failed, 1, 2, 3... times SLEEPTIME apart"),
-    Option("sleep", "s", "sleep", NUMBER, 5, "SLEEPTIME", (1, 60), "seconds between two looks at the archive, 1 to 60"),
+           "copies tried after one that failed, 1, 2, 3... times SLEEPTIME apart (3)"),
+    Option("sleep", "s", "sleep", NUMBER, 5, "SLEEPTIME", (1, 60), "seconds between two looks at the archive, 1 to 60 (5)"),
     Option("trigger", "t", "trigger", TEXT, None, "TRIGGERFILE", (), "end recovery when this file appears"),
     Option("max_wait", "w", "max-wait", NUMBER, 0, "MAXWAITTIME", (0, NO_LIMIT),
            "end recovery when a segment has not come for this many seconds (0: wait for ever)"),
@@ -64,8 +65,8 @@ OPTIONS = (
            "how to tell that a segment is whole; auto: pages under a server, size by hand"),
     Option("stable", "", "stable", NUMBER, None, "SECONDS", (0, 3600),
            "take a segment only when size and time have been the same this long (default 0; on Windows SLEEPTIME)"),
-    Option("look_ahead", "", "look-ahead", NUMBER, 8, "N", (0, 64),
-           "keep the N following segments ready while the server replays (0: none)"),
+    Option("look_ahead", "", "look-ahead", NUMBER, 0, "N", (0, 64),
+           "accepted for what comes: this version makes no segment ready ahead of its being asked for"),
     Option("on_failure", "", "on-failure", CHOICE, "abort", "abort|end-recovery", ("abort", "end-recovery"),
            "when all copies failed: stop the server, or end recovery as pg_standby did"),
     Option("on_new_timeline", "", "on-new-timeline", CHOICE, "wait", "wait|stop", ("wait", "stop"),

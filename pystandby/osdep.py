@@ -24,6 +24,9 @@ _CHUNK = 1 << 20
 
 BYTE_ORDER = sys.byteorder
 
+COPIES_SET_SIZE_FIRST = sys.platform == "win32"
+"""Whether the usual copy of this system gives a file its final size before its content, as Windows' copy does."""
+
 SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
@@ -114,6 +117,10 @@ if sys.platform == "win32":
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Windows has no SIGUSR1."""
 
+    def signal_postmaster(pid: int) -> None:
+        """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
+        raise OSError(errno.ENOSYS, "not supported on Windows")
+
     def changed_at(status: os.stat_result) -> "float | None":
         """None: a copy may set any time it likes, and there is no inode change time."""
         return None
@@ -130,7 +137,7 @@ else:
         return size
 
     def _sendfile(source: int, target: int, size: int) -> int:
-        return os.sendfile(target, source, None, size)  # type: ignore[arg-type]  # None: at the descriptor's position
+        return os.sendfile(target, source, None, size)  # None: at the descriptor's own position
 
     _WAYS = (_reflink, *((os.copy_file_range,) if hasattr(os, "copy_file_range") else ()), _sendfile)
 
@@ -186,6 +193,12 @@ else:
         import _signal  # type: ignore[import-not-found]  # signal itself imports enum, at half a start of Python
 
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
+
+    def signal_postmaster(pid: int) -> None:
+        """Send SIGUSR1, which has the postmaster look for a promote file. Raises OSError."""
+        import signal
+
+        os.kill(pid, signal.SIGUSR1)
 
     def changed_at(status: os.stat_result) -> "float | None":
         """When a file's content or name last changed, in seconds since the epoch by the file system's clock.

@@ -12,7 +12,7 @@ WHOLE = "whole"
 """Complete, by all that can be seen."""
 
 DOUBTFUL = "doubtful"
-"""Complete, unless it is torn inside the last record of the last page, which only that record's CRC, in the next segment, tells."""
+"""Complete, unless it is torn inside the last record of the last page, which only its CRC, over the next segment too, tells."""
 
 UNFINISHED = "unfinished"
 """Still being written, as far as one can see: a later look may find it whole."""
@@ -166,7 +166,9 @@ class _End:
 
     __slots__ = ("broken", "continues", "is_switch", "offset", "reaches_end_of_page")
 
-    def __init__(self, offset: int, is_switch: bool = False, at_end: bool = False, continues: bool = False, broken: str = "") -> None:
+    def __init__(
+        self, offset: int, is_switch: bool = False, at_end: bool = False, continues: bool = False, broken: str = ""
+    ) -> None:
         self.offset = offset
         self.is_switch = is_switch
         self.reaches_end_of_page = at_end
@@ -182,7 +184,7 @@ def _last_record(content: "bytes | bytearray | memoryview", number: int, block: 
     offset = start + (wal.LONG_HEADER_SIZE if number == 0 else wal.SHORT_HEADER_SIZE)
     header_size = wal.record_header_size(first.magic)
     is_switch = False
-    previous: "int | None" = None
+    previous: int | None = None
     if info & wal.FIRST_IS_CONTINUED:
         if remaining == 0:
             return _End(offset, broken="a continued record without a length")
@@ -201,7 +203,7 @@ def _last_record(content: "bytes | bytearray | memoryview", number: int, block: 
             return _End(offset, broken=f"a record of {length} bytes")
         if offset + header_size > end:
             return _End(end, at_end=True, continues=True)
-        _, before, is_switch = wal.record_header(first.magic, content[offset : offset + header_size])
+        _, before, is_switch = wal.record_header(first.magic, bytes(content[offset : offset + header_size]))
         here = first.address + offset
         if before >= here or (previous is not None and before != previous):
             return _End(offset, broken="a record that does not follow the one before it")

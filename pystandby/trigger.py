@@ -23,7 +23,9 @@ class Trigger:
 
     __slots__ = ("hint", "identity", "problem", "word")
 
-    def __init__(self, word: "str | None" = None, problem: str = "", hint: str = "", identity: "tuple[int, int] | None" = None) -> None:
+    def __init__(
+        self, word: "str | None" = None, problem: str = "", hint: str = "", identity: "tuple[int, int] | None" = None
+    ) -> None:
         self.word = word
         self.problem = problem
         self.hint = hint
@@ -65,7 +67,7 @@ def look(path: str, trusted: bool) -> Trigger:
 
 
 def empty(path: str, found: Trigger) -> bool:
-    """Empty the trigger file that ``found`` was read from, which leaves a smart one, as pg_standby did; False where it cannot be."""
+    """Empty the trigger file that ``found`` was read from, which makes it smart, as pg_standby did; False where that fails."""
     try:
         descriptor = os.open(path, os.O_WRONLY | osdep.O_CLOEXEC | osdep.O_BINARY | getattr(os, "O_NONBLOCK", 0))
     except OSError:

@@ -76,7 +76,7 @@ def history_switch_points(content: bytes) -> "dict[int, int]":
         words = line.split()
         if len(words) < 2 or words[0][:1] == b"#":
             continue
-        high, slash, low = words[1].partition(b"/")
+        high, _, low = words[1].partition(b"/")
         try:
             points[int(words[0])] = int(high, 16) << 32 | int(low, 16)
         except ValueError:
@@ -131,7 +131,7 @@ def record_header_size(magic: int) -> int:
     return 32 if magic in _OLD_RECORD_MAGIC else 24
 
 
-def record_header(magic: int, raw: "bytes | memoryview") -> "tuple[int, int, bool]":
+def record_header(magic: int, raw: bytes) -> "tuple[int, int, bool]":
     """The total length in bytes, the LSN of the record before, and whether it is XLOG_SWITCH."""
     if magic in _OLD_RECORD_MAGIC:
         length, info, manager, previous = _OLD_RECORD.unpack_from(raw)

@@ -1,0 +1,420 @@
+"""One look at the archive: is the file there, is it whole, and if so a private copy of it, ready to be published.
+
+Joins archive, ready and place; waits for nothing but the moment that a file needs to prove that it rests.
+"""
+
+import errno
+import os
+import stat
+import time
+
+from pystandby import archive, exits, osdep, ready, say, wal
+from pystandby.archive import Archive
+from pystandby.asker import Asker
+from pystandby.options import Options
+from pystandby.place import Copy
+
+READY = "ready"
+ABSENT = archive.ABSENT
+UNAVAILABLE = archive.UNAVAILABLE
+UNREADABLE = archive.UNREADABLE
+UNFINISHED = ready.UNFINISHED
+WRONG = ready.WRONG
+SETTLING = "settling"
+FAILED = "failed"
+
+_MOMENT = 0.01
+"""Seconds that a file must have rested where it may be torn inside its last record: longer than between two writes."""
+
+_LONG_MOMENT = 1.0
+"""The same where the last bytes are zeros, as those of a copy that set the size first are, or a history file has no end."""
+
+_DEFAULT_SEGMENT_SIZE = 16 << 20
+
+_OVERRULE = "To restore it by its size all the same, use --verify size."
+
+
+class Found:
+    """What a look found: a state, and what to say of it.
+
+    ``seconds`` is when to look again, ``rested`` for how long the file has not changed; ``status`` the exit status of a failure
+    that stays.
+    """
+
+    __slots__ = (
+        "copy",
+        "detail",
+        "hint",
+        "message",
+        "new_timeline",
+        "rested",
+        "seconds",
+        "segment_size",
+        "state",
+        "status",
+    )
+
+    def __init__(self, state: str, seconds: float, message: str = "", detail: str = "", hint: str = "") -> None:
+        self.state = state
+        self.seconds = seconds
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.copy: Copy | None = None
+        self.new_timeline = ""
+        self.rested = 0.0
+        self.segment_size = 0
+        self.status = exits.UNEXPECTED
+
+
+class Fetcher:
+    """Looks for one file, again and again, and knows what it looked like before."""
+
+    def __init__(self, options: Options, kind: str, asker: Asker) -> None:
+        self._options = options
+        self._name = options.nextwalfile
+        self._kind = kind
+        self._asker = asker
+        self._archive = Archive(options.archivelocation)
+        self._path = self._archive.path(self._name)
+        by_hand = asker.data_directory is None
+        self.verify = options.verify if options.verify != "auto" else ("size" if by_hand else "pages")
+        self._warns = options.verify == "auto" and by_hand
+        self._stable = options.stable if options.stable is not None else options.sleep * osdep.COPIES_SET_SIZE_FIRST
+        self._system_identifier = asker.system_identifier() if self.verify == "pages" else None
+        self.takes_unfinished = False
+        """Whether a segment that is unfinished and has come to rest is wanted as it is."""
+        self._seen: tuple[tuple[int, ...], float] | None = None
+        self._judged: tuple[tuple[int, ...], float, str] | None = None
+        self._segment_size = 0
+        self._copy: Copy | None = None
+        self._copied = 0
+        self._warned_unknown = False
+
+    def fetch(self) -> Found:
+        """Look once. Raises nothing that the archive, the file or the destination can bring about."""
+        self._copied = -1
+        try:
+            entry = self._archive.look(self._name)
+        except OSError as failure:
+            return self._failure(exits.SOURCE_FAILED, f'could not open "{self._path}"', failure)
+        try:
+            if entry.state == archive.PRESENT:
+                return self._present(entry)
+            if entry.state == ABSENT:
+                found = Found(ABSENT, self._options.sleep)
+                if self._kind == wal.SEGMENT:
+                    found.new_timeline = self._new_timeline()
+                return found
+            return self._unknown(entry)
+        finally:
+            entry.close()
+
+    def progress(self) -> bool:
+        """Whether a copy under way has grown since the last time this was asked; called from another thread than fetch()."""
+        copy = self._copy
+        if copy is None:
+            return False
+        try:
+            size = os.fstat(copy.descriptor).st_size
+        except OSError:
+            return True
+        grown, self._copied = size != self._copied, size
+        return grown
+
+    def telling_names(self) -> "list[str]":
+        """The names whose arrival says something of the file waited for: the next segment, and the next timeline's history."""
+        if self._kind != wal.SEGMENT:
+            return []
+        following = wal.neighbour(self._name, 1, self._known_segment_size())
+        return [*([following] if following else []), f"{wal.timeline(self._name) + 1:08X}.history"]
+
+    # The file is there
+
+    def _present(self, entry: archive.Entry) -> Found:
+        status = entry.status
+        assert status is not None
+        if not stat.S_ISREG(status.st_mode):
+            return Found(
+                WRONG,
+                0,
+                f'"{self._path}" is not a plain file',
+                "",
+                "Remove it from the archive, then start the server.",
+            )
+        rested = self._rest(status)
+        try:
+            found = self._judge_before(entry.descriptor, status, rested)
+            if found is not None:
+                found.rested = rested
+                return found
+        except osdep.SourceError as failure:
+            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+        return self._copy_and_judge(entry.descriptor, status, rested)
+
+    def _judge_before(self, descriptor: int, status: os.stat_result, rested: float) -> "Found | None":
+        """What can be said before the file is copied; None if it may be whole."""
+        size = status.st_size
+        if self._kind in (wal.HISTORY, wal.BACKUP_HISTORY):
+            # Text whose last line has no end may be half written. History files are not waited for: a moment must do.
+            if rested < _LONG_MOMENT and (size == 0 or _read_at(descriptor, 1, size - 1) != b"\n"):
+                return Found(SETTLING, _LONG_MOMENT - rested)
+        elif self.verify != "none":
+            head = _read_at(descriptor, wal.LONG_HEADER_SIZE, 0)
+            verdict = self._judge_head(head, size)
+            self._segment_size = verdict.segment_size or _DEFAULT_SEGMENT_SIZE
+            if verdict.state == ready.WRONG:
+                return self._wrong(verdict.reason)
+            if verdict.state == ready.UNFINISHED:
+                return self._unfinished(verdict.reason)
+            if verdict.state == ready.UNKNOWN:
+                if not self._warned_unknown:
+                    self._warned_unknown = True
+                    say.warning(
+                        f'segment "{self._path}" {verdict.reason}',
+                        "This version of pystandby does not know this server's WAL: it judges by size, and by how long the file "
+                        "has not changed.",
+                        "Upgrade pystandby, or use --verify size to do without this warning.",
+                    )
+                if rested < self._options.sleep:
+                    return Found(SETTLING, self._options.sleep - rested)
+        if rested < self._stable:
+            return Found(SETTLING, self._stable - rested)
+        known = self._judged is not None and self._judged[0] == _signature(status) and time.monotonic() < self._judged[1]
+        if known and self._judged is not None and not self._hands_over_unfinished(rested):
+            # Copied and found unfinished before, and not changed since: no second copy for the same answer.
+            return self._unfinished(self._judged[2])
+        return None
+
+    def _judge_head(self, head: bytes, size: int) -> ready.Verdict:
+        if self.verify == "size":
+            return _judge_size(head, size)
+        return ready.judge_head(head, size, self._name, self._system_identifier, self._asker.server_version)
+
+    def _copy_and_judge(self, source: int, status: os.stat_result, rested: float) -> Found:
+        try:
+            copy = Copy(self._options.xlogfilepath)
+        except OSError as failure:
+            return self.destination_failure(failure)
+        self._copy = copy
+        keep = False
+        try:
+            copy.fill(source, status.st_size)
+            if _signature(os.fstat(source)) != _signature(status) or copy.size != status.st_size:
+                return Found(SETTLING, _MOMENT)
+            found = self._judge_copy(copy, status, rested)
+            keep = found.copy is not None
+            return found
+        except osdep.SourceError as failure:
+            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+        except OSError as failure:
+            return self.destination_failure(failure)
+        except MemoryError:
+            return self.destination_failure(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+        finally:
+            self._copy = None
+            if not keep:
+                copy.discard()
+
+    def _judge_copy(self, copy: Copy, status: os.stat_result, rested: float) -> Found:
+        """Judge what would be handed over, not what it was copied from: that may change at any time."""
+        found = Found(READY, 0)
+        found.copy = copy
+        found.segment_size = self._segment_size
+        found.rested = rested
+        if self._kind != wal.SEGMENT or self.verify == "none":
+            return found
+        if self.verify == "size":
+            if self._warns:
+                self._warn_by_hand(copy)
+            return found
+        verdict = self._judge_pages(copy)
+        if verdict.state == ready.UNFINISHED:
+            self._judged = (_signature(status), time.monotonic() + 60, verdict.reason)
+            unfinished = self._unfinished(verdict.reason)
+            unfinished.rested = rested
+            if self._hands_over_unfinished(rested):
+                unfinished.copy = copy
+                unfinished.segment_size = self._segment_size
+            return unfinished
+        if verdict.state == ready.WRONG:
+            return self._wrong(verdict.reason)
+        if verdict.state == ready.DOUBTFUL and not self._is_settled(status, rested, verdict.zero_tail):
+            return Found(SETTLING, _LONG_MOMENT if verdict.zero_tail else _MOMENT)
+        return found
+
+    def _hands_over_unfinished(self, rested: float) -> bool:
+        return self.takes_unfinished and rested >= self._options.sleep
+
+    def _judge_pages(self, copy: Copy) -> ready.Verdict:
+        import mmap
+
+        with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
+            return ready.judge_pages(content, self._name)  # type: ignore[arg-type]  # a mapping has all that it needs
+
+    def _is_settled(self, status: os.stat_result, rested: float, zero_tail: bool) -> bool:
+        """Whether a segment whose last record may be torn rests, by a second look or by the next segment's presence."""
+        needed = _LONG_MOMENT if zero_tail else _MOMENT
+        if rested >= needed:
+            return True
+        following = wal.neighbour(self._name, 1, self._segment_size)
+        if following is not None and self._archive.holds(following):
+            return True
+        if zero_tail:
+            return False
+        time.sleep(needed - rested)
+        try:
+            return _signature(os.stat(self._path)) == _signature(status)
+        except OSError:
+            return False
+
+    def _warn_by_hand(self, copy: Copy) -> None:
+        """Say what a server would have been spared; a person gets the file by its size, as from pg_standby."""
+        head = os.pread(copy.descriptor, wal.LONG_HEADER_SIZE, 0) if hasattr(os, "pread") else b""
+        verdict = ready.judge_head(head, copy.size, self._name)
+        if verdict.state == ready.WHOLE:
+            verdict = self._judge_pages(copy)
+        if verdict.state in (ready.UNFINISHED, ready.WRONG):
+            say.warning(
+                f'segment "{self._path}" {verdict.reason}',
+                "Restored by its size, because no server asks. A server would not be given it: it would replay it up to there, "
+                "take that for the end of WAL, and promote.",
+                "To have it refused, use --verify pages; to do without this warning, --verify size.",
+            )
+
+    def _rest(self, status: os.stat_result) -> float:
+        """For how many seconds a file has not changed, by our own looks and by its times."""
+        changed = osdep.changed_at(status)
+        age = time.time() - changed if changed is not None else 0.0
+        return max(self._unchanged(_signature(status)), age)
+
+    def _unchanged(self, appearance: "tuple[int, ...]") -> float:
+        """For how many seconds every look has found the same."""
+        now = time.monotonic()
+        if self._seen is None or self._seen[0] != appearance:
+            self._seen = (appearance, now)
+        return now - self._seen[1]
+
+    # What to say
+
+    def _wrong(self, reason: str) -> Found:
+        return Found(
+            WRONG,
+            0,
+            f'segment "{self._path}" {reason}',
+            "A server given it would replay none of it, take that for the end of WAL, and promote. It stops here instead, "
+            "and loses nothing.",
+            f"Put the right file in its place, then start the server. {_OVERRULE}",
+        )
+
+    def _unfinished(self, reason: str) -> Found:
+        return Found(
+            UNFINISHED,
+            self._options.sleep,
+            f'segment "{self._path}" {reason}',
+            "It is taken to be still on its way, and waited for. A server given it would replay it up to there, take that for "
+            "the end of WAL, and promote.",
+            f"If nobody is writing it any more, put a whole copy in its place. {_OVERRULE}",
+        )
+
+    def _unknown(self, entry: archive.Entry) -> Found:
+        assert entry.failure is not None
+        why = say.reason(entry.failure)
+        if entry.state == UNREADABLE:
+            found = Found(
+                UNREADABLE,
+                self._options.sleep,
+                f'could not open "{self._path}": {why}',
+                "Recovery waits for it; it is not taken for the end of WAL.",
+                "Make it readable to the server's user.",
+            )
+            found.rested = self._unchanged(())
+            return found
+        return Found(
+            UNAVAILABLE,
+            self._options.sleep,
+            f'archive "{self._archive.directory}" cannot be read: {why}',
+            "Recovery waits for it; nothing is taken for the end of WAL.",
+            "Mount it or mend it. To end recovery without it, make the trigger file.",
+        )
+
+    def _failure(self, status: int, what: str, failure: OSError) -> Found:
+        found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")
+        found.status = status
+        return found
+
+    def destination_failure(self, failure: OSError) -> Found:
+        """What to say and to exit with when the file could not be written to XLOGFILEPATH."""
+        what = f'could not write "{self._options.xlogfilepath}"'
+        found = self._failure(exits.DESTINATION_FAILED, what, failure)
+        if failure.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            found.hint = "Make room on the file system of pg_wal."
+        return found
+
+    # Timelines
+
+    def _known_segment_size(self) -> int:
+        """The size in bytes of the cluster's segments, from one that is in pg_wal."""
+        if not self._segment_size:
+            folder = os.path.dirname(self._options.xlogfilepath) or "."
+            try:
+                for name in os.listdir(folder):
+                    if wal.kind(name) == wal.SEGMENT:
+                        size = os.stat(os.path.join(folder, name)).st_size
+                        if wal.is_segment_size(size):
+                            self._segment_size = size
+                            break
+            except OSError:
+                pass
+        return self._segment_size or _DEFAULT_SEGMENT_SIZE
+
+    def _new_timeline(self) -> str:
+        """That a newer timeline makes the segment waited for impossible, in words; empty if none does."""
+        mine = wal.timeline(self._name)
+        for newer in range(mine + 1, mine + 1000):
+            history = self._archive.path(f"{newer:08X}.history")
+            try:
+                with open(history, "rb", buffering=0) as file:
+                    content = file.read(1 << 20)
+            except OSError:
+                return ""
+            left = wal.history_switch_points(content).get(mine)
+            size = self._known_segment_size()
+            if left is not None and (wal.segment_number(self._name, size) + 1) * size > left:
+                return (
+                    f"the archive has gone on to timeline {newer}, which left timeline {mine} at {ready.lsn(left)}, before the "
+                    f"end of segment {self._name}"
+                )
+        return ""
+
+
+def _signature(status: os.stat_result) -> "tuple[int, ...]":
+    """What changes when a file does."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Read a little of a file and leave it at its beginning. Raises osdep.SourceError."""
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        content = os.read(descriptor, size)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError as failure:
+        raise osdep.SourceError(failure.errno, failure.strerror) from failure
+    return content
+
+
+def _judge_size(head: bytes, size: int) -> ready.Verdict:
+    """Judge by size alone, as pg_standby did: the size in a header that has one, else 16 MB or any larger segment size."""
+    if len(head) == wal.LONG_HEADER_SIZE:
+        page = wal.FirstPage(head)
+        if page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size):
+            if size > page.segment_size:
+                return ready.Verdict(ready.WRONG, f"is too long: {size} bytes instead of {page.segment_size}")
+            state = ready.WHOLE if size == page.segment_size else ready.UNFINISHED
+            return ready.Verdict(state, f"has {size} of {page.segment_size} bytes", page.segment_size)
+    if size < _DEFAULT_SEGMENT_SIZE:
+        return ready.Verdict(ready.UNFINISHED, f"has {size} of {_DEFAULT_SEGMENT_SIZE} bytes")
+    if not wal.is_segment_size(size):
+        return ready.Verdict(ready.WRONG, f"is too long: {size} bytes instead of {_DEFAULT_SEGMENT_SIZE}")
+    return ready.Verdict(ready.WHOLE, segment_size=size)

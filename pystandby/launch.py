@@ -1,0 +1,90 @@
+"""The entry point: the fast reader of the command line or click, the one boundary that errors stop at, the one exit.
+
+Python's own statuses are all below 126, which PostgreSQL takes for the end of recovery: 1 for an exception, 2 from click, 120
+when stdout cannot be flushed.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def start() -> "NoReturn":
+    """Run the command line of this process, and end it with the status, whatever comes in between."""
+    status = 201
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        # Not sys.exit(): that would wait for the watch's threads, and turn a failed flush of stdout into 120.
+        os._exit(status)
+
+
+def main(arguments: "list[str]") -> int:
+    """Do what a command line (without the program's name) says, and return the exit status. Raises nothing."""
+    try:
+        status = _main(arguments)
+    except BaseException as failure:
+        status = _failed(failure)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # Of a restore nothing goes to stdout; for a person, help that was not written is a failure.
+        return status or 201
+    return status
+
+
+def _main(arguments: "list[str]") -> int:
+    from pystandby import argv, osdep
+
+    osdep.use_standard_descriptors()
+    options = argv.parse(arguments) if "_PYSTANDBY_COMPLETE" not in os.environ else None
+    if options is None:
+        from pystandby import cli
+
+        return cli.main(arguments)
+    from pystandby import run, say
+
+    say.debugging = options.debug
+    return run.restore(options)
+
+
+def _failed(failure: BaseException) -> int:
+    """Say why nothing was restored, and give the status that stops the server; works with half the package missing."""
+    try:
+        from pystandby import exits, say
+
+        if isinstance(failure, exits.StandbyError):
+            say.error(failure.message, failure.detail, failure.hint)
+            return failure.status
+        if isinstance(failure, KeyboardInterrupt):
+            say.error("interrupted", "Nothing was restored, and recovery has not ended.")
+            return exits.INTERRUPTED
+        if isinstance(failure, ImportError):
+            say.error(
+                f"a module cannot be imported: {failure}",
+                "Nothing was restored. A server stops here, and loses nothing, instead of taking this for the end of recovery.",
+                f"Install pystandby again for {sys.executable}, then start the server.",
+            )
+            return exits.MODULE_MISSING
+        say.error(
+            f"unexpected {type(failure).__name__}: {failure}",
+            f"This is a defect of pystandby, at {_places(failure)}. A server stops here, and loses nothing.",
+            "Please report it; then start the server again.",
+        )
+        return exits.UNEXPECTED
+    except BaseException:
+        return 202
+
+
+def _places(failure: BaseException) -> str:
+    """Where an exception came from, innermost last, in one line: a traceback would be many in the server's log."""
+    places = []
+    trace = failure.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return ", ".join(places)

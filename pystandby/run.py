@@ -1,0 +1,372 @@
+"""The order of events of one restore: look, judge, wait, place, after-care. Formats and system calls live elsewhere."""
+
+import os
+import time
+
+from pystandby import exits, osdep, say, trigger, wal
+from pystandby.asker import PG_REWIND, SERVER, Asker
+from pystandby.exits import StandbyError
+from pystandby.fetch import ABSENT, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
+from pystandby.memory import Memory
+from pystandby.options import Options
+from pystandby.wait import Waiter
+
+_HANGING = "hanging"
+
+
+class _EndOfRecovery(Exception):  # noqa: N818 - not an error: what was asked for
+    """The end of recovery was asked for; it is said and remembered."""
+
+
+def restore(options: Options) -> int:
+    """Restore one file as asked, waiting where that is right, and return the exit status. Raises StandbyError."""
+    kind = wal.kind(options.nextwalfile)
+    if kind is None:
+        raise StandbyError(
+            exits.USAGE,
+            f'"{options.nextwalfile}" is not the name of a WAL file',
+            "NEXTWALFILE is the name of a segment, timeline history or backup history file, without a folder.",
+            "In restore_command it is written %f.",
+        )
+    return _Restore(options, kind).run()
+
+
+class _Restore:
+    """The course of one restore. Nothing of it outlives the process but what Memory keeps."""
+
+    def __init__(self, options: Options, kind: str) -> None:
+        self.options = options
+        self.name = options.nextwalfile
+        self.asker = Asker(self.name, options.xlogfilepath)
+        self.is_segment = kind in (wal.SEGMENT, wal.PARTIAL)
+        self.fetcher = Fetcher(options, kind, self.asker)
+        self.waiter = Waiter()
+        self.memory: Memory | None = None
+        self.refused: str | None = None
+        if self.asker.kind == SERVER:
+            self.memory = Memory(options.xlogfilepath, self.asker.identity())
+            self.refused = self.memory.refused()
+        # pg_rewind, and a server that looks elsewhere and asks again by itself, must have their answer at once; a server past the
+        # end of its recovery too.
+        self.may_wait = self.refused is None and (
+            options.wait == "always" or (options.wait == "auto" and self.asker.kind != PG_REWIND and not self.asker.standby_mode)
+        )
+        self.give_up_at = time.monotonic() + options.max_wait if options.max_wait and self.may_wait else None
+        self.state = ""
+        self.watching = False
+        self.failures = 0
+        self.signalled = False
+        self.objection = ""
+
+    def run(self) -> int:
+        """The order of events."""
+        osdep.on_user_signal(self._on_signal)
+        self._debug_settings()
+        if self.refused is not None and self.is_segment and self.name[8:] >= self.refused[8:]:
+            say.debug(f"recovery has ended before {self.refused} for this server process")
+            return exits.END_OF_RECOVERY
+        try:
+            while True:
+                smart = self._asked_to_end()
+                self.fetcher.takes_unfinished = bool(smart)
+                found = self.waiter.patiently(self._fetch, self.options.sleep, self._meanwhile)
+                status = self._act(found, smart)
+                if status is not None:
+                    return status
+                if self.give_up_at is not None and time.monotonic() >= self.give_up_at:
+                    raise self._end(self._given_up())
+                self._pause(found.seconds)
+        except _EndOfRecovery:
+            return exits.END_OF_RECOVERY
+
+    # What asks for the end of recovery
+
+    def _on_signal(self) -> None:
+        self.signalled = True
+        self.waiter.wake()
+
+    def _asked_to_end(self) -> str:
+        """Why recovery should end once the archive is exhausted (a smart trigger); empty if nothing asks. A fast one raises."""
+        if self.refused is not None:
+            return ""
+        if self.signalled:
+            raise self._end("SIGUSR1 (fast failover)")
+        smart = ""
+        path = self.options.trigger
+        if path is not None:
+            found = trigger.look(path, self.options.trust_trigger)
+            if found.problem:
+                self._object(f'trigger file "{path}" is ignored: it {found.problem}', found.hint)
+            elif found.word and self.asker.standby_mode and not self.options.promote:
+                self._object(
+                    f'trigger file "{path}" does nothing: the server is in standby mode',
+                    'Use --promote in restore_command to have it obeyed, or "pg_ctl promote".',
+                )
+            elif found.word == trigger.FAST:
+                # History files are restored whatever the trigger says: the server needs them to choose its new timeline.
+                if self.is_segment:
+                    raise self._end(f'trigger file "{path}" says fast', found)
+                smart = f'trigger file "{path}" says fast'
+            elif found.word == trigger.SMART:
+                smart = f'trigger file "{path}" says smart'
+        if not smart and not self.asker.standby_mode and self.asker.promote_requested():
+            smart = "the server was asked to promote"
+        return smart
+
+    def _given_up(self) -> str:
+        return f"it has not come within {self.options.max_wait} s (MAXWAITTIME)"
+
+    def _object(self, message: str, hint: str) -> None:
+        """Warn of a trigger file that is not obeyed; once for the server process, not once for each segment."""
+        if self.objection != message:
+            self.objection = message
+            self._warn_once(message, "Recovery goes on as if it were not there.", hint)
+
+    def _end(self, why: str, fast: "trigger.Trigger | None" = None) -> _EndOfRecovery:
+        """Do what the end of recovery takes, and return what to raise."""
+        if not self.is_segment:
+            return _EndOfRecovery()
+        remembered = True
+        if not self.asker.standby_mode:
+            say.log(f"recovery ends before segment {self.name}: {why}")
+            remembered = self.memory is None or self.memory.refuse(self.name)
+        elif self.options.promote and not self.signalled:
+            from pystandby import failover
+
+            say.log(f"the server is promoted before segment {self.name}: {why}")
+            failover.promote()
+            # A smart trigger is not remembered: segments that arrive before the server has seen the request are still welcome.
+            remembered = fast is None or self.memory is None or self.memory.refuse(self.name)
+        else:
+            say.log(f"segment {self.name} is not waited for any more: {why}")
+        if not remembered:
+            say.warning(
+                "could not write down that recovery ends here",
+                "PostgreSQL 15 and later ask a second time, and that call will wait, or restore, once more.",
+                "See whether pg_wal has room and belongs to the server's user.",
+            )
+        elif fast is not None and self.options.trigger and not trigger.empty(self.options.trigger, fast):
+            say.log(
+                f'trigger file "{self.options.trigger}" could not be emptied',
+                "This server does not need it any more, but one started with it would end recovery at once.",
+                "Remove it in recovery_end_command, or by hand.",
+            )
+        return _EndOfRecovery()
+
+    # What becomes of what was found
+
+    def _fetch(self) -> Found:
+        self.waiter.arm()
+        return self.fetcher.fetch()
+
+    def _act(self, found: Found, smart: str) -> "int | None":
+        """The exit status that follows from a look at the archive; None where it has to be looked at again."""
+        self._tell(found)
+        if found.state == READY:
+            return self._deliver(found, smart)
+        if found.state == WRONG:
+            raise StandbyError(exits.WRONG_SEGMENT, found.message, found.detail, found.hint)
+        if found.state == FAILED:
+            return self._failed(found)
+        self.failures = 0
+        if found.state == SETTLING:
+            return None
+        if found.state in (UNAVAILABLE, UNREADABLE):
+            return self._unknown(found, smart)
+        if found.state == UNFINISHED and smart and self.may_wait:
+            return self._smart_at_unfinished(found, smart)
+        if found.new_timeline and self.options.on_new_timeline == "stop":
+            raise StandbyError(exits.NEW_TIMELINE, found.new_timeline, *_NEW_TIMELINE)
+        if not self.is_segment or not self.may_wait:
+            return self._not_there(smart)
+        if smart:
+            raise self._end(f"{smart}, and the archive holds no more")
+        return None
+
+    def _not_there(self, smart: str) -> int:
+        say.debug(f"{self.name} is not in the archive")
+        if smart and self.is_segment and self.asker.standby_mode:
+            self._end(smart)
+        return exits.NOT_IN_ARCHIVE
+
+    def _unknown(self, found: Found, smart: str) -> "int | None":
+        """The archive, or the file, cannot be read: unknown is not absent."""
+        if self.may_wait and not smart:
+            return None
+        if self.refused is not None:
+            say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
+            return exits.END_OF_RECOVERY
+        if smart and not self.asker.standby_mode:
+            if found.state == UNREADABLE and found.rested < self.options.sleep:
+                # Perhaps mended in a moment.
+                return None
+            say.warning(
+                f"{found.message}, and the end of recovery is asked for",
+                f"What the archive holds from {self.name} on is not replayed.",
+            )
+            raise self._end(smart)
+        if self.asker.standby_mode and self.options.wait == "auto":
+            return self._not_there(smart)
+        raise StandbyError(exits.ARCHIVE_UNAVAILABLE, found.message, "Whether it holds the file is not known.", found.hint)
+
+    def _smart_at_unfinished(self, found: Found, smart: str) -> "int | None":
+        """The last segment of a crashed primary ends where the crash left it: replaying what is in it is what was asked for."""
+        if found.rested < self.options.sleep:
+            # Perhaps a copy under way, whose tail would be lost.
+            return None
+        if found.copy is None:
+            say.warning(f"{found.message}", "The end of recovery is asked for, and it does not grow any more.")
+            raise self._end(smart)
+        say.warning(
+            f"{found.message}",
+            "The end of recovery is asked for, and it does not change any more: it is restored as it is, and the server "
+            "replays what is in it.",
+        )
+        return self._deliver(found, smart)
+
+    def _deliver(self, found: Found, smart: str) -> "int | None":
+        assert found.copy is not None
+        try:
+            self.asker.alive()
+        except StandbyError:
+            found.copy.discard()
+            raise
+        try:
+            found.copy.publish(self.options.xlogfilepath)
+        except OSError as failure:
+            return self._failed(self.fetcher.destination_failure(failure))
+        say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
+        if self.is_segment and (self.options.restartwalfile is not None or self.options.keep) and self.asker.kind != PG_REWIND:
+            from pystandby import prune
+
+            oldest = prune.cutoff(self.name, self.options.restartwalfile, self.options.keep, found.segment_size)
+            if oldest is not None:
+                prune.prune(self.options.archivelocation, oldest)
+        return exits.DELIVERED
+
+    def _failed(self, found: Found) -> "int | None":
+        """A copy failed: try again after 1, 2, 3... times SLEEPTIME, MAXRETRIES times."""
+        self.failures += 1
+        attempts = self.options.retries + 1
+        if self.failures < attempts:
+            found.seconds = self.failures * self.options.sleep
+            say.warning(
+                found.message,
+                f"Try {self.failures} of {attempts}; the next in {found.seconds:.0f} seconds.",
+                found.hint,
+            )
+            return None
+        if self.options.on_failure == "end-recovery":
+            say.warning(found.message, f"Try {self.failures} of {attempts}, the last.", found.hint)
+            raise self._end("all copies failed, and --on-failure end-recovery was given")
+        raise StandbyError(
+            found.status,
+            found.message,
+            f"Try {self.failures} of {attempts}, the last. The server stops here and loses nothing.",
+            found.hint or "Mend the cause, then start the server.",
+        )
+
+    # Waiting
+
+    def _meanwhile(self) -> None:
+        """The look is taking long: a large copy, or an archive that does not answer."""
+        self.asker.alive()
+        progress = self.fetcher.progress()
+        smart = self._asked_to_end()
+        if progress:
+            return
+        if self.state != _HANGING:
+            self.state = _HANGING
+            say.warning(
+                f'archive "{self.options.archivelocation}" does not answer',
+                "Recovery waits for it; nothing is taken for the end of WAL.",
+                "See to the file system it is on.",
+            )
+        late = self.give_up_at is not None and time.monotonic() >= self.give_up_at
+        if smart or late:
+            raise self._end(smart or self._given_up())
+
+    def _pause(self, seconds: float) -> None:
+        """Wait until the next look is due, or something arrives."""
+        if not self.watching and self.options.watch and not self.failures and seconds >= 1:
+            self.watching = True
+            folders = {self.options.archivelocation: None}
+            names = {self.name, *self.fetcher.telling_names()}
+            if self.options.trigger is not None:
+                folders[os.path.dirname(self.options.trigger) or "."] = None
+                names.add(os.path.basename(self.options.trigger))
+            if self.asker.kind == SERVER:
+                folders["."] = None
+                names.update(("promote", "postmaster.pid"))
+            self.waiter.watch(list(folders), frozenset(names))
+            # Look once more before waiting: what came between the last look and the watch wakes nobody.
+            return
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            if self.give_up_at is not None:
+                left = min(left, self.give_up_at - time.monotonic())
+            woken = self.waiter.wait(min(left, self.options.sleep))
+            self.asker.alive()
+            if (woken and not self.failures) or left <= self.options.sleep:
+                return
+            # Between two tries of a copy that failed, only what asks for the end at once counts: it raises.
+            if self._asked_to_end() and not self.failures:
+                return
+
+    # What is said
+
+    def _tell(self, found: Found) -> None:
+        """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
+        if found.state == SETTLING:
+            return
+        if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait":
+            self._warn_once(found.new_timeline, *_NEW_TIMELINE)
+        before, self.state = self.state, found.state
+        if found.state == before:
+            return
+        outage = f"outage of {self.options.archivelocation}"
+        if found.state == UNAVAILABLE:
+            if self.may_wait or self.memory is None or self.memory.say_once(outage):
+                say.warning(found.message, found.detail, found.hint)
+        elif before in (UNAVAILABLE, _HANGING) or (
+            self.asker.standby_mode and self.memory is not None and self.memory.unsay(outage)
+        ):
+            say.log(f'archive "{self.options.archivelocation}" can be read again')
+        if before == UNREADABLE and found.state != UNAVAILABLE:
+            say.log(f"{self.name} in the archive can be read")
+        elif before == UNFINISHED and found.state == READY:
+            say.log(f"{self.name} in the archive is whole")
+        if found.state == UNREADABLE:
+            self._warn_once(found.message, found.detail, found.hint)
+        elif found.state == UNFINISHED and self.may_wait:
+            say.log(found.message, found.detail, found.hint)
+        elif found.state == ABSENT and self.may_wait:
+            say.debug(f"waiting for {self.name}")
+
+    def _warn_once(self, message: str, detail: str, hint: str) -> None:
+        """Warn once for the server process, not once for each call."""
+        if self.memory is None or self.memory.say_once(message):
+            say.warning(message, detail, hint)
+
+    def _debug_settings(self) -> None:
+        if not say.debugging:
+            return
+        options = self.options
+        wait = f"at most {options.max_wait} seconds" if options.max_wait else "for ever"
+        say.debug(
+            f'archive "{options.archivelocation}", file {self.name}, destination "{options.xlogfilepath}", '
+            f"restart segment {options.restartwalfile}, kept {options.keep}"
+        )
+        say.debug(
+            f"asked by {self.asker.kind}{', standby mode' if self.asker.standby_mode else ''}, trigger file {options.trigger}, "
+            f"waits {wait if self.may_wait else 'not at all'}, looks every {options.sleep} seconds, "
+            f"{options.retries} retries, verify {self.fetcher.verify}"
+        )
+
+
+_NEW_TIMELINE = (
+    "The segment waited for will never be archived on the old timeline.",
+    "Restart the standby server: with recovery_target_timeline = latest it follows the new timeline. With --on-new-timeline stop "
+    "it stops by itself, for a service manager to start it again.",
+)

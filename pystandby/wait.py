@@ -1,0 +1,95 @@
+"""Waiting: until something stirs, or the next look is due; and for a look that does not come back. Knows nothing of archives.
+
+Looking goes on beside watching: a network file system tells nobody what another machine wrote there.
+"""
+
+import _thread
+
+from pystandby import say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from pystandby.watch import Watch
+
+    T = TypeVar("T")
+
+
+class Waiter:
+    """One process's waiting. wake() may be called from a signal handler or another thread."""
+
+    __slots__ = ("_alarm", "_watch")
+
+    def __init__(self) -> None:
+        # A lock that is held until somebody wakes us: threading.Event without the import of threading.
+        self._alarm = _thread.allocate_lock()
+        self._alarm.acquire()
+        self._watch: Watch | None = None
+
+    def wake(self) -> None:
+        """End the wait under way, or the next one."""
+        try:
+            self._alarm.release()
+        except RuntimeError:
+            pass
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until woken or for so many seconds; whether woken."""
+        return self._alarm.acquire(timeout=max(seconds, 0.0))
+
+    def patiently(self, work: "Callable[[], T]", interval: float, meanwhile: "Callable[[], None]") -> "T":
+        """Do ``work`` in a thread and return what it returns, calling ``meanwhile`` at least every ``interval`` seconds.
+
+        A stat() on a dead NFS server comes back in hours or never; trigger file and shutdown must work all the same. Raises what
+        ``work`` raises, and what ``meanwhile`` does, which leaves the thread to its fate.
+        """
+        result: list[T] = []
+        failure: list[BaseException] = []
+
+        def worker() -> None:
+            try:
+                result.append(work())
+            except BaseException as error:
+                failure.append(error)
+            self.wake()
+
+        try:
+            _thread.start_new_thread(worker, ())
+        except RuntimeError:
+            # No thread to be had: then without the patience.
+            return work()
+        while not result and not failure:
+            self.wait(interval)
+            if not result and not failure:
+                meanwhile()
+        if failure:
+            raise failure[0]
+        return result[0]
+
+    def watch(self, folders: "list[str]", names: "frozenset[str]") -> None:
+        """Be woken when one of these names stirs in one of these folders. Where that is impossible, say so and do without."""
+        try:
+            from pystandby.watch import Watch
+
+            self._watch = Watch(folders, names, self.wake)
+        except Exception as failure:
+            self._unwatchable(failure)
+
+    def arm(self) -> None:
+        """See to it that the folders are watched, where they have been replaced too; to be called before each look."""
+        if self._watch is not None:
+            failure = self._watch.arm()
+            if failure is not None:
+                self._watch.close()
+                self._watch = None
+                self._unwatchable(failure)
+
+    @staticmethod
+    def _unwatchable(failure: Exception) -> None:
+        say.warning(
+            f"could not watch for what arrives: {failure}",
+            "Segments and the trigger file are found all the same, at the next look, every SLEEPTIME seconds.",
+            "To do without watching and without this warning, use --poll.",
+        )
