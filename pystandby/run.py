@@ -341,7 +341,7 @@ class _Restore:
             self._warn_once(found.message, found.detail, found.hint)
         elif found.state == UNFINISHED and self.may_wait:
             say.log(found.message, found.detail, found.hint)
-        elif found.state == ABSENT and self.may_wait:
+        elif found.state == ABSENT and self.may_wait and self.is_segment:
             say.debug(f"waiting for {self.name}")
 
     def _warn_once(self, message: str, detail: str, hint: str) -> None:
@@ -360,7 +360,7 @@ class _Restore:
         )
         say.debug(
             f"asked by {self.asker.kind}{', standby mode' if self.asker.standby_mode else ''}, trigger file {options.trigger}, "
-            f"waits {wait if self.may_wait else 'not at all'}, looks every {options.sleep} seconds, "
+            f"waits {wait if self.may_wait and self.is_segment else "not at all"}, looks every {options.sleep} seconds, "
             f"{options.retries} retries, verify {self.fetcher.verify}"
         )
 
