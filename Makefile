@@ -1,1 +1,40 @@
-# filled in by .ci/environment's author
+# Needs Python >= 3.10, git and make, and nothing else: each target makes or updates the virtual environment that it needs.
+# As root, servers and tests run as an ordinary user (postgres or nobody).
+#
+#   make demo ARGS="--fast --seconds 30"      make test PYTESTARGS="-k trigger"      make PYTHON=python3.13 test
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-faults lint clean
+
+ARGS ?=
+PYTESTARGS ?=
+LINTED := $(wildcard pystandby tests bench) $(wildcard .ci/*.py)
+export PYTHON
+
+help:
+	@echo 'make demo         a primary, a warm standby and a failover on this machine, in half a minute'
+	@echo '                  (ARGS="--fast --seconds N --postgres VERSION|BINDIR --keep")'
+	@echo 'make test         build, install and test the wheel (PYTESTARGS="...")'
+	@echo 'make test-faults  only the tests that break things on purpose'
+	@echo 'make lint         ruff, and mypy for Linux and for Windows'
+	@echo 'make clean        remove the virtual environment and everything built'
+
+demo:
+	@environment=$$(sh .ci/environment demo) && exec "$$environment/bin/pystandby" demo $(ARGS)
+
+test:
+	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py $(PYTESTARGS)
+
+test-faults:
+	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py --mark faults $(PYTESTARGS)
+
+lint:
+	@environment=$$(sh .ci/environment lint) && bin="$$environment/bin" && \
+	echo 'ruff check' && "$$bin/ruff" check $(LINTED) && \
+	echo 'ruff format --check' && "$$bin/ruff" format --check $(LINTED) && \
+	echo 'mypy' && "$$bin/mypy" $(wildcard pystandby tests bench) && \
+	echo 'mypy --platform win32' && "$$bin/mypy" --platform win32 pystandby && \
+	for script in .ci/*.py; do "$$bin/mypy" "$$script" || exit 1; done
+
+clean:
+	@sh .ci/environment clean

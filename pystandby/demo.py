@@ -453,7 +453,7 @@ class _View:
         """Show `text`, and the seconds since the beginning before it."""
         now = time.monotonic()
         every = 0.25 if self._terminal else 1
-        self._next = max(self._next, now - every) + every
+        self._next = now + every - (now - self._began) % every
         text = f"{now - self._began:3.0f} s  {text}"
         if self._terminal:
             # A line that wraps cannot be drawn over.

@@ -360,7 +360,7 @@ class _Restore:
         )
         say.debug(
             f"asked by {self.asker.kind}{', standby mode' if self.asker.standby_mode else ''}, trigger file {options.trigger}, "
-            f"waits {wait if self.may_wait and self.is_segment else "not at all"}, looks every {options.sleep} seconds, "
+            f"waits {wait if self.may_wait and self.is_segment else 'not at all'}, looks every {options.sleep} seconds, "
             f"{options.retries} retries, verify {self.fetcher.verify}"
         )
 
