@@ -62,6 +62,22 @@ class Archive:
             return False
         return True
 
+    def folder(self) -> str:
+        """What tells the folder at the archive's path from another one mounted, or uncovered, there; empty if none is."""
+        try:
+            status = os.stat(self.directory)
+        except OSError:
+            return ""
+        return f"{status.st_dev}:{status.st_ino}"
+
+    def is_empty(self) -> bool:
+        """Whether the folder holds nothing at all, as far as can be seen."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return next(entries, None) is None
+        except OSError:
+            return False
+
     def look(self, name: str) -> Entry:
         """Open a file of the archive, or say why that cannot be done.
 

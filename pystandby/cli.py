@@ -176,10 +176,15 @@ def main(arguments: "list[str]") -> int:
                     _TRY,
                 )
             return int(demo.main(arguments[1:], prog_name="pystandby demo", standalone_mode=False) or 0)
-        if "_PYSTANDBY_COMPLETE" in os.environ:
+        if not arguments and "_PYSTANDBY_COMPLETE" in os.environ:
             return int(restore_command.main(arguments, prog_name="pystandby", standalone_mode=False) or 0)
         options = parse(arguments)
     except click.exceptions.Exit as done:
+        if sum(word[:1] != "-" for word in arguments) >= 3:
+            # 0 without a file is the end of recovery for a server.
+            raise StandbyError(
+                exits.USAGE, "help or version was asked for in place of a restore", "Nothing was restored."
+            ) from None
         return done.exit_code
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None

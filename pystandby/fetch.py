@@ -70,8 +70,9 @@ class Found:
 class Fetcher:
     """Looks for one file, again and again, and knows what it looked like before."""
 
-    def __init__(self, options: Options, kind: str, asker: Asker) -> None:
+    def __init__(self, options: Options, kind: str, asker: Asker, known_folder: str = "") -> None:
         self._options = options
+        self._known_folder = known_folder
         self._name = options.nextwalfile
         self._kind = kind
         self._asker = asker
@@ -101,6 +102,10 @@ class Fetcher:
         try:
             if entry.state == archive.PRESENT:
                 return self._present(entry)
+            if entry.state == ABSENT and self._is_unmounted():
+                entry = archive.Entry(
+                    UNAVAILABLE, OSError(errno.ENODEV, "it is empty, and not the folder it was: it may not be mounted")
+                )
             if entry.state == ABSENT:
                 found = Found(ABSENT, self._options.sleep)
                 if self._kind == wal.SEGMENT:
@@ -109,6 +114,14 @@ class Fetcher:
             return self._unknown(entry)
         finally:
             entry.close()
+
+    def archive_folder(self) -> str:
+        """Archive.folder() of the archive."""
+        return self._archive.folder()
+
+    def _is_unmounted(self) -> bool:
+        """Whether the archive's path shows an empty folder in place of the one that files were restored from."""
+        return bool(self._known_folder) and self._known_folder != self._archive.folder() and self._archive.is_empty()
 
     def progress(self) -> bool:
         """Whether a copy under way has grown since the last time this was asked; called from another thread than fetch()."""

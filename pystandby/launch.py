@@ -40,7 +40,7 @@ def _main(arguments: "list[str]") -> int:
     from pystandby import argv, osdep
 
     osdep.use_standard_descriptors()
-    options = argv.parse(arguments) if "_PYSTANDBY_COMPLETE" not in os.environ else None
+    options = argv.parse(arguments)
     if options is None:
         from pystandby import cli
 

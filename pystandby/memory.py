@@ -2,6 +2,7 @@
 
     pg_wal/.pystandby/refused   the server process, and the first segment that it was refused
     pg_wal/.pystandby/said      the server process, and the warnings that it has had
+    pg_wal/.pystandby/archive   for all server processes: the archive's path, and the folder found there at the last delivery
 
 After a refusal PostgreSQL asks again: 15 and later twice for the same segment (recovery_prefetch), every version for the last
 one that it replayed. Without the memory a fast failover turns into a smart one, and MAXWAITTIME is waited for twice.
@@ -9,56 +10,69 @@ one that it replayed. Without the memory a fast failover turns into a smart one,
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FOLDER = ".pystandby"
 
 
 class Memory:
-    """The memory of one server process, beside the file that it wants; ``identity`` is Asker.identity()."""
+    """The memory of one server process, beside the file that it wants; ``identity`` is Asker.identity, called when needed."""
 
     __slots__ = ("_folder", "_identity")
 
-    def __init__(self, destination: str, identity: str) -> None:
+    def __init__(self, destination: str, identity: "Callable[[], str]") -> None:
         self._folder = os.path.join(os.path.dirname(destination), FOLDER)
         self._identity = identity
 
     def refused(self) -> "str | None":
         """The first segment that this server process was refused; None if recovery has not ended for it."""
-        lines = self._read("refused")
+        lines = self._read("refused", self._identity)
         return lines[0] if lines else None
 
     def refuse(self, name: str) -> bool:
         """Remember that recovery ends at a segment; False where that cannot be written down."""
-        return self._write("refused", [name])
+        return self._write("refused", [name], self._identity)
 
     def say_once(self, what: str) -> bool:
         """Whether this server process has yet to be told of something, noting that it now is."""
-        said = self._read("said")
+        said = self._read("said", self._identity)
         if what in said:
             return False
-        self._write("said", [*said, what])
+        self._write("said", [*said, what], self._identity)
         return True
 
     def unsay(self, what: str) -> bool:
         """Whether this server process was told of something that is over now, noting that it is."""
-        said = self._read("said")
+        said = self._read("said", self._identity)
         if what not in said:
             return False
-        self._write("said", [word for word in said if word != what])
+        self._write("said", [word for word in said if word != what], self._identity)
         return True
 
-    def _read(self, name: str) -> "list[str]":
+    def archive(self, path: str) -> str:
+        """What note_archive() was last told of the folder at a path; empty if nothing."""
+        lines = self._read("archive", lambda: path)
+        return lines[0] if lines else ""
+
+    def note_archive(self, path: str, folder: str) -> None:
+        """Remember the folder at the archive's path while it has files: one that is not mounted is not merely empty."""
+        self._write("archive", [folder], lambda: path)
+
+    def _read(self, name: str, owner: "Callable[[], str]") -> "list[str]":
         try:
             with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
                 lines = file.read(65536).decode("utf-8", "surrogateescape").split("\n")
         except OSError:
             return []
         # Another server's, the same one's before a restart, or half a file after a crash: nothing of it binds this one.
-        return lines[1:-1] if lines[0] == self._identity and len(lines) > 2 else []
+        return lines[1:-1] if len(lines) > 2 and lines[0] == owner() else []
 
-    def _write(self, name: str, lines: "list[str]") -> bool:
+    def _write(self, name: str, lines: "list[str]", owner: "Callable[[], str]") -> bool:
         path = os.path.join(self._folder, name)
         temporary = f"{path}.{os.getpid()}"
-        content = "\n".join([self._identity, *lines, ""]).encode("utf-8", "surrogateescape")
+        content = "\n".join([owner(), *lines, ""]).encode("utf-8", "surrogateescape")
         try:
             try:
                 os.mkdir(self._folder, 0o700)

@@ -39,13 +39,15 @@ class _Restore:
         self.name = options.nextwalfile
         self.asker = Asker(self.name, options.xlogfilepath)
         self.is_segment = kind in (wal.SEGMENT, wal.PARTIAL)
-        self.fetcher = Fetcher(options, kind, self.asker)
         self.waiter = Waiter()
         self.memory: Memory | None = None
         self.refused: str | None = None
+        self.known_folder = ""
         if self.asker.kind == SERVER:
-            self.memory = Memory(options.xlogfilepath, self.asker.identity())
+            self.memory = Memory(options.xlogfilepath, self.asker.identity)
             self.refused = self.memory.refused()
+            self.known_folder = self.memory.archive(options.archivelocation)
+        self.fetcher = Fetcher(options, kind, self.asker, self.known_folder)
         # pg_rewind, and a server that looks elsewhere and asks again by itself, must have their answer at once; a server past the
         # end of its recovery too.
         self.may_wait = self.refused is None and (
@@ -235,6 +237,8 @@ class _Restore:
             found.copy.publish(self.options.xlogfilepath)
         except OSError as failure:
             return self._failed(self.fetcher.destination_failure(failure))
+        if self.memory is not None and self.known_folder != (folder := self.fetcher.archive_folder()):
+            self.memory.note_archive(self.options.archivelocation, folder)
         say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
         if self.is_segment and (self.options.restartwalfile is not None or self.options.keep) and self.asker.kind != PG_REWIND:
             from pystandby import prune
