@@ -233,7 +233,7 @@ class Fetcher:
         """Judge what would be handed over, not what it was copied from: that may change at any time."""
         found = Found(READY, 0)
         found.copy = copy
-        found.segment_size = self._segment_size
+        found.segment_size = self._segment_size or _DEFAULT_SEGMENT_SIZE
         found.rested = rested
         if self._kind != wal.SEGMENT or self.verify == "none":
             return found

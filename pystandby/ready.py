@@ -98,9 +98,11 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str) -> Verdict
     if right == 0:
         return Verdict(WRONG, "has a first page that does not agree with its name", size)
     for number in range(right, pages):
-        if heads[number] or timelines[number] or addresses[number]:
-            later = "a later page is there" if addresses[number] == first.address + number * block else "old WAL stands behind it"
-            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while {later}", size)
+        if addresses[number] == first.address + number * block:
+            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while a later page is there", size)
+        # Only 9.3 leaves what a recycled segment held before behind XLOG_SWITCH; 9.4 and later fill it.
+        if (heads[number] or timelines[number] or addresses[number]) and first.magic != wal.MAGIC_9_3:
+            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while old WAL stands behind it", size)
     last = right - 1
     if right == pages:
         # PostgreSQL up to 10 gives the unused pages behind XLOG_SWITCH headers of their own.

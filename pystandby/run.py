@@ -13,6 +13,9 @@ from pystandby.wait import Waiter
 
 _HANGING = "hanging"
 
+_BRIEFLY = 1.0
+"""Seconds that a file may take to prove that it rests even where nothing is waited for."""
+
 
 class _EndOfRecovery(Exception):  # noqa: N818 - not an error: what was asked for
     """The end of recovery was asked for; it is said and remembered."""
@@ -57,8 +60,9 @@ class _Restore:
         self.state = ""
         self.watching = False
         self.failures = 0
+        self.seconds = 0.0
         self.signalled = False
-        self.objection = ""
+        self.warned: set[str] = set()
 
     def run(self) -> int:
         """The order of events."""
@@ -70,14 +74,15 @@ class _Restore:
         try:
             while True:
                 smart = self._asked_to_end()
-                self.fetcher.takes_unfinished = bool(smart)
+                self.fetcher.takes_unfinished = bool(smart) and self.may_wait
                 found = self.waiter.patiently(self._fetch, self.options.sleep, self._meanwhile)
+                self.seconds = found.seconds
                 status = self._act(found, smart)
                 if status is not None:
                     return status
                 if self.give_up_at is not None and time.monotonic() >= self.give_up_at:
                     raise self._end(self._given_up())
-                self._pause(found.seconds)
+                self._pause()
         except _EndOfRecovery:
             return exits.END_OF_RECOVERY
 
@@ -89,11 +94,13 @@ class _Restore:
 
     def _asked_to_end(self) -> str:
         """Why recovery should end once the archive is exhausted (a smart trigger); empty if nothing asks. A fast one raises."""
-        if self.refused is not None:
+        if self.refused is not None or self.asker.kind == PG_REWIND:
             return ""
-        if self.signalled:
-            raise self._end("SIGUSR1 (fast failover)")
         smart = ""
+        if self.signalled:
+            smart = "SIGUSR1 (fast failover)"
+            if self.is_segment:
+                raise self._end(smart)
         path = self.options.trigger
         if path is not None:
             found = trigger.look(path, self.options.trust_trigger)
@@ -119,10 +126,8 @@ class _Restore:
         return f"it has not come within {self.options.max_wait} s (MAXWAITTIME)"
 
     def _object(self, message: str, hint: str) -> None:
-        """Warn of a trigger file that is not obeyed; once for the server process, not once for each segment."""
-        if self.objection != message:
-            self.objection = message
-            self._warn_once(message, "Recovery goes on as if it were not there.", hint)
+        """Warn of a trigger file that is not obeyed."""
+        self._warn_once(message, "Recovery goes on as if it were not there.", hint)
 
     def _end(self, why: str, fast: "trigger.Trigger | None" = None) -> _EndOfRecovery:
         """Do what the end of recovery takes, and return what to raise."""
@@ -172,17 +177,17 @@ class _Restore:
             return self._failed(found)
         self.failures = 0
         if found.state == SETTLING:
-            return None
+            return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_there(smart)
         if found.state in (UNAVAILABLE, UNREADABLE):
             return self._unknown(found, smart)
         if found.state == UNFINISHED and smart and self.may_wait:
             return self._smart_at_unfinished(found, smart)
-        if found.new_timeline and self.options.on_new_timeline == "stop":
-            raise StandbyError(exits.NEW_TIMELINE, found.new_timeline, *_NEW_TIMELINE)
         if not self.is_segment or not self.may_wait:
             return self._not_there(smart)
         if smart:
             raise self._end(f"{smart}, and the archive holds no more")
+        if found.new_timeline and self.options.on_new_timeline == "stop":
+            raise StandbyError(exits.NEW_TIMELINE, found.new_timeline, *_NEW_TIMELINE)
         return None
 
     def _not_there(self, smart: str) -> int:
@@ -198,8 +203,8 @@ class _Restore:
         if self.refused is not None:
             say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
             return exits.END_OF_RECOVERY
-        if smart and not self.asker.standby_mode:
-            if found.state == UNREADABLE and found.rested < self.options.sleep:
+        if smart:
+            if self.may_wait and found.state == UNREADABLE and found.rested < self.options.sleep:
                 # Perhaps mended in a moment.
                 return None
             say.warning(
@@ -237,26 +242,35 @@ class _Restore:
             found.copy.publish(self.options.xlogfilepath)
         except OSError as failure:
             return self._failed(self.fetcher.destination_failure(failure))
-        if self.memory is not None and self.known_folder != (folder := self.fetcher.archive_folder()):
-            self.memory.note_archive(self.options.archivelocation, folder)
         say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
+        try:
+            self._care_after(found)
+        except Exception as failure:
+            # The file is there: nothing that comes after it may make the server think otherwise, or stop it.
+            say.warning(f"after {self.name} was restored: {type(failure).__name__}: {failure}", "The restore is not affected.")
+        return exits.DELIVERED
+
+    def _care_after(self, found: Found) -> None:
+        """What is done once the file is where the server wants it."""
+        folder = self.fetcher.archive_folder()
+        if self.memory is not None and folder != self.known_folder:
+            self.memory.note_archive(self.options.archivelocation, folder)
         if self.is_segment and (self.options.restartwalfile is not None or self.options.keep) and self.asker.kind != PG_REWIND:
             from pystandby import prune
 
             oldest = prune.cutoff(self.name, self.options.restartwalfile, self.options.keep, found.segment_size)
             if oldest is not None:
                 prune.prune(self.options.archivelocation, oldest)
-        return exits.DELIVERED
 
     def _failed(self, found: Found) -> "int | None":
         """A copy failed: try again after 1, 2, 3... times SLEEPTIME, MAXRETRIES times."""
         self.failures += 1
         attempts = self.options.retries + 1
         if self.failures < attempts:
-            found.seconds = self.failures * self.options.sleep
+            self.seconds = self.failures * self.options.sleep
             say.warning(
                 found.message,
-                f"Try {self.failures} of {attempts}; the next in {found.seconds:.0f} seconds.",
+                f"Try {self.failures} of {attempts}; the next in {self.seconds:.0f} seconds.",
                 found.hint,
             )
             return None
@@ -272,12 +286,11 @@ class _Restore:
 
     # Waiting
 
-    def _meanwhile(self) -> None:
-        """The look is taking long: a large copy, or an archive that does not answer."""
+    def _meanwhile(self, long: bool) -> None:
+        """Something stirs during the look, or it is taking long: a large copy, or an archive that does not answer."""
         self.asker.alive()
-        progress = self.fetcher.progress()
         smart = self._asked_to_end()
-        if progress:
+        if not long or self.fetcher.progress():
             return
         if self.state != _HANGING:
             self.state = _HANGING
@@ -290,9 +303,9 @@ class _Restore:
         if smart or late:
             raise self._end(smart or self._given_up())
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self) -> None:
         """Wait until the next look is due, or something arrives."""
-        if not self.watching and self.options.watch and not self.failures and seconds >= 1:
+        if not self.watching and self.options.watch and not self.failures and self.seconds >= 1:
             self.watching = True
             folders = {self.options.archivelocation: None}
             names = {self.name, *self.fetcher.telling_names()}
@@ -305,7 +318,7 @@ class _Restore:
             self.waiter.watch(list(folders), frozenset(names))
             # Look once more before waiting: what came between the last look and the watch wakes nobody.
             return
-        until = time.monotonic() + seconds
+        until = time.monotonic() + self.seconds
         while True:
             left = until - time.monotonic()
             if self.give_up_at is not None:
@@ -350,8 +363,10 @@ class _Restore:
 
     def _warn_once(self, message: str, detail: str, hint: str) -> None:
         """Warn once for the server process, not once for each call."""
-        if self.memory is None or self.memory.say_once(message):
-            say.warning(message, detail, hint)
+        if message not in self.warned:
+            self.warned.add(message)
+            if self.memory is None or self.memory.say_once(message):
+                say.warning(message, detail, hint)
 
     def _debug_settings(self) -> None:
         if not say.debugging:

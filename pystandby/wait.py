@@ -4,6 +4,7 @@ Looking goes on beside watching: a network file system tells nobody what another
 """
 
 import _thread
+import time
 
 from pystandby import say
 
@@ -39,11 +40,12 @@ class Waiter:
         """Wait until woken or for so many seconds; whether woken."""
         return self._alarm.acquire(timeout=max(seconds, 0.0))
 
-    def patiently(self, work: "Callable[[], T]", interval: float, meanwhile: "Callable[[], None]") -> "T":
-        """Do ``work`` in a thread and return what it returns, calling ``meanwhile`` at least every ``interval`` seconds.
+    def patiently(self, work: "Callable[[], T]", interval: float, meanwhile: "Callable[[bool], None]") -> "T":
+        """Do ``work`` in a thread and return what it returns, calling ``meanwhile`` when something stirs before.
 
-        A stat() on a dead NFS server comes back in hours or never; trigger file and shutdown must work all the same. Raises what
-        ``work`` raises, and what ``meanwhile`` does, which leaves the thread to its fate.
+        That is given True at the end of every ``interval`` seconds. A stat() on a dead NFS server comes back in hours or never;
+        trigger file and shutdown must work all the same. Raises what ``work`` raises, and what ``meanwhile`` does, which leaves
+        the thread to its fate.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -60,10 +62,14 @@ class Waiter:
         except RuntimeError:
             # No thread to be had: then without the patience.
             return work()
+        due = time.monotonic() + interval
         while not result and not failure:
-            self.wait(interval)
+            self.wait(due - time.monotonic())
             if not result and not failure:
-                meanwhile()
+                late = time.monotonic() >= due
+                if late:
+                    due += interval
+                meanwhile(late)
         if failure:
             raise failure[0]
         return result[0]

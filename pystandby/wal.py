@@ -104,7 +104,9 @@ MAGIC = {
 NEWEST_KNOWN = 18
 """The newest PostgreSQL whose page headers are known here."""
 
-_OLD_RECORD_MAGIC = (0xD075, 0xD07E)
+MAGIC_9_3 = 0xD075
+
+_OLD_RECORD_MAGIC = (MAGIC_9_3, 0xD07E)
 
 
 class FirstPage:
