@@ -341,15 +341,16 @@ class Fetcher:
                 "Recovery waits for it; it is not taken for the end of WAL.",
                 "Make it readable to the server's user.",
             )
-            found.rested = self._unchanged(())
-            return found
-        return Found(
-            UNAVAILABLE,
-            self._options.sleep,
-            f'archive "{self._archive.directory}" cannot be read: {why}',
-            "Recovery waits for it; nothing is taken for the end of WAL.",
-            "Mount it or mend it. To end recovery without it, make the trigger file.",
-        )
+        else:
+            found = Found(
+                UNAVAILABLE,
+                self._options.sleep,
+                f'archive "{self._archive.directory}" cannot be read: {why}',
+                "Recovery waits for it; nothing is taken for the end of WAL.",
+                "Mount it or mend it. To end recovery without it, make the trigger file.",
+            )
+        found.rested = self._unchanged((-1,))
+        return found
 
     def _failure(self, status: int, what: str, failure: OSError) -> Found:
         found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")

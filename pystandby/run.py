@@ -13,6 +13,10 @@ from pystandby.wait import Waiter
 
 _HANGING = "hanging"
 
+_GRACE = 10.0
+"""Seconds, SLEEPTIME if that is more, for which a smart trigger still waits for an archive that cannot be read: what is in it was
+asked for."""
+
 _BRIEFLY = 1.0
 """Seconds that a file may take to prove that it rests even where nothing is waited for."""
 
@@ -61,6 +65,7 @@ class _Restore:
         self.watching = False
         self.failures = 0
         self.seconds = 0.0
+        self.hanging_since = 0.0
         self.signalled = False
         self.warned: set[str] = set()
 
@@ -204,8 +209,8 @@ class _Restore:
             say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
             return exits.END_OF_RECOVERY
         if smart:
-            if self.may_wait and found.state == UNREADABLE and found.rested < self.options.sleep:
-                # Perhaps mended in a moment.
+            if self.may_wait and found.rested < max(_GRACE, self.options.sleep):
+                self.seconds = 1
                 return None
             say.warning(
                 f"{found.message}, and the end of recovery is asked for",
@@ -294,13 +299,14 @@ class _Restore:
             return
         if self.state != _HANGING:
             self.state = _HANGING
+            self.hanging_since = time.monotonic()
             say.warning(
                 f'archive "{self.options.archivelocation}" does not answer',
                 "Recovery waits for it; nothing is taken for the end of WAL.",
                 "See to the file system it is on.",
             )
         late = self.give_up_at is not None and time.monotonic() >= self.give_up_at
-        if smart or late:
+        if late or (smart and time.monotonic() - self.hanging_since >= max(_GRACE, self.options.sleep)):
             raise self._end(smart or self._given_up())
 
     def _pause(self) -> None:
