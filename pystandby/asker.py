@@ -39,7 +39,7 @@ class Asker:
         self._leader_started: str | None = None
         self._postmaster: list[bytes] | None = None
         self.kind = PERSON
-        version = _read("PG_VERSION", 16)
+        version = osdep.read_small("PG_VERSION", 16)
         if version is not None:
             self.data_directory = ""
         if base in ("RECOVERYXLOG", "RECOVERYHISTORY"):
@@ -55,7 +55,7 @@ class Asker:
             self._postmaster = self._postmaster_lines()[:3] or None
         elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
             parent = os.path.dirname(folder)
-            version = _read(os.path.join(parent, "PG_VERSION"), 16)
+            version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
             if version is not None:
                 self.kind = PG_REWIND
                 self.data_directory = parent
@@ -98,7 +98,7 @@ class Asker:
         """The cluster's own, from the first eight bytes of global/pg_control; None where that cannot be read."""
         if self.data_directory is None:
             return None
-        raw = _read(os.path.join(self.data_directory, "global", "pg_control"), 8)
+        raw = osdep.read_small(os.path.join(self.data_directory, "global", "pg_control"), 8)
         return int.from_bytes(raw, osdep.BYTE_ORDER) if raw is not None and len(raw) == 8 else None
 
     def promote_requested(self) -> bool:
@@ -110,19 +110,8 @@ class Asker:
         return self.kind == SERVER and self.data_directory == "" and os.path.exists("promote")
 
     def _postmaster_lines(self) -> "list[bytes]":
-        content = _read("postmaster.pid", 8192)
+        content = osdep.read_small("postmaster.pid", 8192)
         return content.splitlines() if content else []
-
-
-def _read(path: str, size: int) -> "bytes | None":
-    try:
-        descriptor = os.open(path, osdep.O_READ)
-        try:
-            return os.read(descriptor, size)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None
 
 
 def _version_number(content: "bytes | None") -> "int | None":
@@ -138,7 +127,7 @@ def _in_standby_mode() -> bool:
     if os.path.exists("standby.signal"):
         return True
     mode = False
-    for line in (_read("recovery.conf", 1 << 16) or b"").splitlines():
+    for line in (osdep.read_small("recovery.conf", 1 << 16) or b"").splitlines():
         name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
         if name.lower() == b"standby_mode":
             # As parse_bool(): any unambiguous beginning of a word for true.

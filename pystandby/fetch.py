@@ -386,11 +386,8 @@ class Fetcher:
         """That a newer timeline makes the segment waited for impossible, in words; empty if none does."""
         mine = wal.timeline(self._name)
         for newer in range(mine + 1, mine + 1000):
-            history = self._archive.path(f"{newer:08X}.history")
-            try:
-                with open(history, "rb", buffering=0) as file:
-                    content = file.read(1 << 20)
-            except OSError:
+            content = osdep.read_small(self._archive.path(f"{newer:08X}.history"), 1 << 20)
+            if content is None:
                 return ""
             left = wal.history_switch_points(content).get(mine)
             size = self._known_segment_size()

@@ -47,6 +47,18 @@ def use_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def read_small(path: str, size: int) -> "bytes | None":
+    """The first ``size`` bytes of a file, or fewer; None where it cannot be read. Waits for nothing, a FIFO's other end included."""
+    try:
+        descriptor = os.open(path, O_READ)
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
 def copy(source: int, target: int, size: int) -> int:
     """Copy what two descriptors stand at, ``size`` bytes or fewer if the source ends before, and return how many.
 

@@ -21,24 +21,33 @@ if TYPE_CHECKING:
 class Waiter:
     """One process's waiting. wake() may be called from a signal handler or another thread."""
 
-    __slots__ = ("_alarm", "_watch")
+    __slots__ = ("_alarm", "_stirred", "_watch")
 
     def __init__(self) -> None:
         # A lock that is held until somebody wakes us: threading.Event without the import of threading.
         self._alarm = _thread.allocate_lock()
         self._alarm.acquire()
+        self._stirred = False
         self._watch: Watch | None = None
 
     def wake(self) -> None:
         """End the wait under way, or the next one."""
+        self._stirred = True
+        self._ring()
+
+    def _ring(self) -> None:
         try:
             self._alarm.release()
         except RuntimeError:
+            # It rings already.
             pass
 
     def wait(self, seconds: float) -> bool:
         """Wait until woken or for so many seconds; whether woken."""
-        return self._alarm.acquire(timeout=max(seconds, 0.0))
+        if not self._stirred:
+            self._alarm.acquire(timeout=max(seconds, 0.0))
+        woken, self._stirred = self._stirred, False
+        return woken
 
     def patiently(self, work: "Callable[[], T]", interval: float, meanwhile: "Callable[[bool], None]") -> "T":
         """Do ``work`` in a thread and return what it returns, calling ``meanwhile`` when something stirs before.
@@ -55,8 +64,10 @@ class Waiter:
                 result.append(work())
             except BaseException as error:
                 failure.append(error)
-            self.wake()
+            self._ring()
 
+        # What stirred before this look is found by it; what stirs from here on may be too late for it, and ends the next wait.
+        self._stirred = False
         try:
             _thread.start_new_thread(worker, ())
         except RuntimeError:
@@ -64,7 +75,7 @@ class Waiter:
             return work()
         due = time.monotonic() + interval
         while not result and not failure:
-            self.wait(due - time.monotonic())
+            self._alarm.acquire(timeout=max(due - time.monotonic(), 0.0))
             if not result and not failure:
                 late = time.monotonic() >= due
                 if late:
