@@ -48,7 +48,7 @@ def use_standard_descriptors() -> None:
 
 
 def read_small(path: str, size: int) -> "bytes | None":
-    """The first ``size`` bytes of a file, or fewer; None where it cannot be read. Waits for nothing, a FIFO's other end included."""
+    """The first ``size`` bytes of a file, or fewer; None where it cannot be read. Does not wait for a FIFO's other end."""
     try:
         descriptor = os.open(path, O_READ)
         try:
