@@ -26,8 +26,8 @@ FAILED = "failed"
 _MOMENT = 0.01
 """Seconds that a file must have rested where it may be torn inside its last record: longer than between two writes."""
 
-_LONG_MOMENT = 1.0
-"""The same where the last bytes are zeros, as those of a copy that set the size first are, or a history file has no end."""
+_LONG_MOMENT = 0.5
+"""The same where there are sectors of zeros, as a copy out of order leaves them, or a history file has no end."""
 
 _DEFAULT_SEGMENT_SIZE = 16 << 20
 
@@ -241,7 +241,7 @@ class Fetcher:
             if self._warns:
                 self._warn_by_hand(copy)
             return found
-        verdict = self._judge_pages(copy)
+        verdict = self._judge_pages(copy, rested >= _LONG_MOMENT)
         if verdict.state == ready.UNFINISHED:
             self._judged = (_signature(status), time.monotonic() + 60, verdict.reason)
             unfinished = self._unfinished(verdict.reason)
@@ -252,41 +252,42 @@ class Fetcher:
             return unfinished
         if verdict.state == ready.WRONG:
             return self._wrong(verdict.reason)
-        if verdict.state == ready.DOUBTFUL and not self._is_settled(status, rested, verdict.zero_tail):
-            return Found(SETTLING, _LONG_MOMENT if verdict.zero_tail else _MOMENT)
+        if verdict.state == ready.DOUBTFUL and not self._is_settled(status, rested, verdict.zeros):
+            return Found(SETTLING, _LONG_MOMENT if verdict.zeros else _MOMENT)
         return found
 
     def _hands_over_unfinished(self, rested: float) -> bool:
         return self.takes_unfinished and rested >= self._options.sleep
 
-    def _judge_pages(self, copy: Copy) -> ready.Verdict:
+    def _judge_pages(self, copy: Copy, at_rest: bool) -> ready.Verdict:
         import mmap
 
         with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
-            return ready.judge_pages(content, self._name)  # type: ignore[arg-type]  # a mapping has all that it needs
+            return ready.judge_pages(content, self._name, at_rest)  # type: ignore[arg-type]  # a mapping has all that it needs
 
-    def _is_settled(self, status: os.stat_result, rested: float, zero_tail: bool) -> bool:
+    def _is_settled(self, status: os.stat_result, rested: float, zeros: bool) -> bool:
         """Whether a segment whose last record may be torn rests, by a second look or by the next segment's presence."""
-        needed = _LONG_MOMENT if zero_tail else _MOMENT
+        needed = _LONG_MOMENT if zeros else _MOMENT
         if rested >= needed:
             return True
+        if zeros:
+            # The next segment may have come first, where several are copied at once.
+            return False
         following = wal.neighbour(self._name, 1, self._segment_size)
         if following is not None and self._archive.holds(following):
             return True
-        if zero_tail:
-            return False
         time.sleep(needed - rested)
-        try:
-            return _signature(os.stat(self._path)) == _signature(status)
-        except OSError:
-            return False
+        # Opened anew, not asked for its status: that is what makes an NFS client ask the server.
+        again = self._archive.look(self._name)
+        again.close()
+        return again.status is not None and _signature(again.status) == _signature(status)
 
     def _warn_by_hand(self, copy: Copy) -> None:
         """Say what a server would have been spared; a person gets the file by its size, as from pg_standby."""
         head = os.pread(copy.descriptor, wal.LONG_HEADER_SIZE, 0) if hasattr(os, "pread") else b""
         verdict = ready.judge_head(head, copy.size, self._name)
         if verdict.state == ready.WHOLE:
-            verdict = self._judge_pages(copy)
+            verdict = self._judge_pages(copy, at_rest=True)
         if verdict.state in (ready.UNFINISHED, ready.WRONG):
             say.warning(
                 f'segment "{self._path}" {verdict.reason}',

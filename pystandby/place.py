@@ -9,6 +9,7 @@ No fsync: the server makes what it accepts durable itself, and asks again for wh
 
 import errno
 import os
+import stat
 
 from pystandby import osdep
 
@@ -54,7 +55,7 @@ class Copy:
 
 def _open_locked(path: str) -> "tuple[str, int]":
     """Open the temporary file, locked, so that an orphan still writing to it cannot spoil ours."""
-    flags = os.O_RDWR | os.O_CREAT | osdep.O_CLOEXEC | osdep.O_NOFOLLOW | osdep.O_BINARY
+    flags = osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | os.O_CREAT | osdep.O_NOFOLLOW
     for name in (path, f"{path}.{os.getpid()}"):
         try:
             descriptor = os.open(name, flags, 0o666)
@@ -64,7 +65,9 @@ def _open_locked(path: str) -> "tuple[str, int]":
             raise
         try:
             # The one who held the lock may have renamed the file away, or removed it, between our open and our lock.
-            if osdep.lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.lstat(name)):
+            status = os.fstat(descriptor)
+            ours = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+            if ours and osdep.lock(descriptor) and os.path.samestat(status, os.lstat(name)):
                 return name, descriptor
         except OSError:
             pass

@@ -87,7 +87,9 @@ class _Restore:
                     return status
                 if self.give_up_at is not None and time.monotonic() >= self.give_up_at:
                     raise self._end(self._given_up())
-                self._pause()
+                # What asks for the end of recovery may have come since, and before the watch stood that would have told.
+                if not self._asked_to_end() or smart:
+                    self._pause()
         except _EndOfRecovery:
             return exits.END_OF_RECOVERY
 

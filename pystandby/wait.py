@@ -44,8 +44,10 @@ class Waiter:
 
     def wait(self, seconds: float) -> bool:
         """Wait until woken or for so many seconds; whether woken."""
-        if not self._stirred:
-            self._alarm.acquire(timeout=max(seconds, 0.0))
+        until = time.monotonic() + seconds
+        # The end of a look rings too, and may do so late: not a reason to wake up.
+        while not self._stirred and self._alarm.acquire(timeout=max(until - time.monotonic(), 0.0)):
+            pass
         woken, self._stirred = self._stirred, False
         return woken
 
