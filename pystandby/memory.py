@@ -37,6 +37,7 @@ class Memory:
 
     def say_once(self, what: str) -> bool:
         """Whether this server process has yet to be told of something, noting that it now is."""
+        what = _line(what)
         said = self._read("said", self._identity)
         if what in said:
             return False
@@ -45,6 +46,7 @@ class Memory:
 
     def unsay(self, what: str) -> bool:
         """Whether this server process was told of something that is over now, noting that it is."""
+        what = _line(what)
         said = self._read("said", self._identity)
         if what not in said:
             return False
@@ -67,12 +69,12 @@ class Memory:
         except OSError:
             return []
         # Another server's, the same one's before a restart, or half a file after a crash: nothing of it binds this one.
-        return lines[1:-1] if len(lines) > 2 and lines[0] == owner() else []
+        return lines[1:-1] if len(lines) > 2 and lines[0] == _line(owner()) else []
 
     def _write(self, name: str, lines: "list[str]", owner: "Callable[[], str]") -> bool:
         path = os.path.join(self._folder, name)
         temporary = f"{path}.{os.getpid()}"
-        content = "\n".join([owner(), *lines, ""]).encode("utf-8", "surrogateescape")
+        content = "\n".join([_line(owner()), *lines, ""]).encode("utf-8", "surrogateescape")
         try:
             try:
                 os.mkdir(self._folder, 0o700)
@@ -88,3 +90,8 @@ class Memory:
                 pass
             return False
         return True
+
+
+def _line(text: str) -> str:
+    """A text as one line: a path may hold line breaks, but never NUL."""
+    return text.replace("\n", "\0")
