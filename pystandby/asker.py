@@ -25,6 +25,7 @@ class Asker:
         "_leader",
         "_leader_started",
         "_postmaster",
+        "_postmaster_started",
         "data_directory",
         "kind",
         "server_version",
@@ -38,6 +39,7 @@ class Asker:
         self._leader: int | None = None
         self._leader_started: str | None = None
         self._postmaster: list[bytes] | None = None
+        self._postmaster_started: str | None = None
         self.kind = PERSON
         version = osdep.read_small("PG_VERSION", 16)
         if version is not None:
@@ -53,6 +55,7 @@ class Asker:
             if self._leader is not None:
                 self._leader_started = osdep.started(self._leader)
             self._postmaster = self._postmaster_lines()[:3] or None
+            self._postmaster_started = self._started_postmaster()
         elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
             parent = os.path.dirname(folder)
             version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
@@ -71,6 +74,8 @@ class Asker:
             return
         lines = self._postmaster_lines()
         gone = self._postmaster is not None and lines[:3] != self._postmaster
+        # One that was killed leaves its file; its startup process lives on because it waits for us, and keeps a new server out.
+        gone = gone or (self._postmaster_started is not None and self._started_postmaster() != self._postmaster_started)
         if self._leader is not None:
             started = osdep.started(self._leader)
             gone = gone or started is None or started != self._leader_started
@@ -108,6 +113,11 @@ class Asker:
         mode only (src/backend/access/transam/xlogrecovery.c).
         """
         return self.kind == SERVER and self.data_directory == "" and os.path.exists("promote")
+
+    def _started_postmaster(self) -> "str | None":
+        """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
+        pid = (self._postmaster or [b""])[0].strip().lstrip(b"-")
+        return osdep.started(int(pid)) if pid.isdigit() else None
 
     def _postmaster_lines(self) -> "list[bytes]":
         content = osdep.read_small("postmaster.pid", 8192)

@@ -93,7 +93,7 @@ class Fetcher:
         self._warned_unknown = False
 
     def fetch(self) -> Found:
-        """Look once. Raises nothing that the archive, the file or the destination can bring about."""
+        """Look once. Raises StandbyError if the server has gone, nothing that archive, file or destination can bring about."""
         self._copied = -1
         try:
             entry = self._archive.look(self._name)
@@ -204,7 +204,15 @@ class Fetcher:
             return _judge_size(head, size)
         return ready.judge_head(head, size, self._name, self._system_identifier, self._asker.server_version)
 
+    def abandon(self) -> None:
+        """Remove the copy under way, whose maker hangs, or is about to be ended; called from another thread than fetch()."""
+        copy = self._copy
+        if copy is not None:
+            copy.discard()
+
     def _copy_and_judge(self, source: int, status: os.stat_result, rested: float) -> Found:
+        # An orphan must not make even a temporary file in a data directory where another server may be at work.
+        self._asker.alive()
         try:
             copy = Copy(self._options.xlogfilepath)
         except OSError as failure:

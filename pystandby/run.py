@@ -80,7 +80,7 @@ class _Restore:
             while True:
                 smart = self._asked_to_end()
                 self.fetcher.takes_unfinished = bool(smart) and self.may_wait
-                found = self.waiter.patiently(self._fetch, self.options.sleep, self._meanwhile)
+                found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
                 if status is not None:
@@ -168,6 +168,14 @@ class _Restore:
         return _EndOfRecovery()
 
     # What becomes of what was found
+
+    def _look(self) -> Found:
+        """Look at the archive, for as long as the server is there and nothing asks for the end of recovery at once."""
+        try:
+            return self.waiter.patiently(self._fetch, self.options.sleep, self._meanwhile)
+        except BaseException:
+            self.fetcher.abandon()
+            raise
 
     def _fetch(self) -> Found:
         self.waiter.arm()
