@@ -208,7 +208,7 @@ class Fetcher:
         """Remove the copy under way, whose maker hangs, or is about to be ended; called from another thread than fetch()."""
         copy = self._copy
         if copy is not None:
-            copy.discard()
+            copy.abandon()
 
     def _copy_and_judge(self, source: int, status: os.stat_result, rested: float) -> Found:
         # An orphan must not make even a temporary file in a data directory where another server may be at work.

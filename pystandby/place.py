@@ -41,11 +41,15 @@ class Copy:
 
     def discard(self) -> None:
         """Remove the copy."""
+        self.abandon()
+        self._close()
+
+    def abandon(self) -> None:
+        """Remove the copy while another thread may still be writing to it."""
         try:
             os.unlink(self._path)
         except OSError:
             pass
-        self._close()
 
     def _close(self) -> None:
         if self.descriptor >= 0:
