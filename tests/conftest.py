@@ -1,0 +1,28 @@
+"""Fixtures for all tests, and what the head of a run must say of what is tested."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import PYSTANDBY, Standby
+
+import pystandby
+
+
+def pytest_report_header() -> str:
+    return f"pystandby {pystandby.__version__} in {Path(pystandby.__file__).parent}, run as user {os.geteuid()}"
+
+
+def pytest_configure() -> None:
+    installed = Path(pystandby.__file__).resolve()
+    if Path(sys.prefix).resolve() not in installed.parents or not PYSTANDBY.exists():
+        pytest.exit(f"the installed pystandby is to be tested, not {installed}", returncode=4)
+
+
+@pytest.fixture
+def standby(tmp_path: Path) -> Standby:
+    """A server in recovery mode, of version 16, with an empty archive."""
+    return Standby(tmp_path)

@@ -1,0 +1,67 @@
+"""Faults that no ordinary user can bring about for real: injected between the installed program and the operating system.
+
+    env = injected.environment(folder, 'os.open = failing(os.open, path="/archive", error=errno.EIO)')
+    run(..., env=env)
+
+Python imports a module sitecustomize before the program; this one replaces functions of os, with the helpers below at hand. The
+program itself runs as it is installed. What can be brought about for real (no room, no rights, too few descriptors, a mount that
+goes) is.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from support import command
+
+_HELPERS = '''
+import errno, os, time
+
+_open, _fstat, _exists = os.open, os.fstat, os.path.lexists
+_of_descriptor = {}
+
+
+def _names(arguments):
+    """The paths that the arguments of a function of os name, those of open files included."""
+    for argument in arguments:
+        if isinstance(argument, (str, bytes)):
+            yield os.fsdecode(argument)
+        elif isinstance(argument, int) and not isinstance(argument, bool):
+            try:
+                yield os.readlink(f"/proc/self/fd/{argument}")
+            except OSError:
+                pass
+
+
+def _concerns(path, arguments):
+    return any(os.path.abspath(name).startswith(path) for name in _names(arguments))
+
+
+def failing(function, path, error, when=lambda: True):
+    """A function that fails with an error number where an argument is, or is open as, something below a path."""
+    def failing_function(*arguments, **options):
+        if _concerns(path, arguments) and when():
+            raise OSError(error, os.strerror(error), path)
+        return function(*arguments, **options)
+    return failing_function
+
+
+def hanging(function, path, until):
+    """A function that does not come back before a file exists, where an argument is something below a path."""
+    def hanging_function(*arguments, **options):
+        if _concerns(path, arguments):
+            open(until + ".reached", "w").close()
+            while not _exists(until):
+                time.sleep(0.02)
+        return function(*arguments, **options)
+    return hanging_function
+'''
+
+
+def environment(folder: Path, code: str, **changes: str | None) -> dict[str, str]:
+    """The environment of a program in which ``code`` runs first; ``folder`` takes the module."""
+    home = folder / "injected"
+    home.mkdir(exist_ok=True)
+    (home / "sitecustomize.py").write_text(_HELPERS + textwrap.dedent(code))
+    return command.environment(PYTHONPATH=str(home), **changes)

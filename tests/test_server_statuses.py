@@ -1,0 +1,300 @@
+"""What PostgreSQL really does with each exit status of DESIGN.md's table, in recovery mode and in standby mode.
+
+The statuses are provoked through the installed pystandby, at a segment in the middle of recovery: the server is consistent, and
+anything from 1 to 125 would promote it there. tests/test_exits.py holds the numbers to the table.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pystandby import exits
+from support import segments
+from support.command import PYSTANDBY
+from support.servers import SLOW, Scene, Server, eventually
+
+pytest_plugins = ["support.servers"]
+
+QUICKLY: dict[str, str | int | bool] = {"wal_retrieve_retry_interval": "100ms"}
+"""How long a server in standby mode sleeps before it asks again."""
+
+both_modes = pytest.mark.parametrize("standby_mode", [False, True], ids=["recovery-mode", "standby-mode"])
+
+
+def asked(standby: Server, segment: int) -> int:
+    """How often the server has asked for a segment."""
+    return standby.log_text().count(f"file {standby.stock.names[segment]},")
+
+
+# --- 0 ---------------------------------------------------------------------------------------------------------------
+
+
+@both_modes
+def test_0_delivered(scene: Scene, standby_mode: bool) -> None:
+    """The server replays it."""
+    scene.feed(to=5)
+    standby = scene.standby(standby_mode=standby_mode, settings=QUICKLY).begin()
+    standby.until_log(f"{scene.stock.names[5]} restored")
+    if standby_mode:
+        standby.until_rows(scene.stock.rows[5])
+    else:
+        command = standby.until_waiting(6)
+        scene.together(command, word="")
+        standby.until_promoted(scene.stock.rows[5])
+
+
+# --- 1: the end of recovery was asked for ----------------------------------------------------------------------------
+
+
+def by_smart_trigger(scene: Scene, command: int) -> None:
+    scene.trigger("smart")
+
+
+def by_fast_trigger(scene: Scene, command: int) -> None:
+    scene.trigger("fast")
+
+
+def by_sigusr1(scene: Scene, command: int) -> None:
+    os.kill(command, signal.SIGUSR1)
+
+
+def by_maxwaittime(scene: Scene, command: int) -> None:
+    """Nothing to do: it is over in two seconds."""
+
+
+ENDS = [by_smart_trigger, by_fast_trigger, by_sigusr1, by_maxwaittime]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+def test_1_end_of_recovery_in_recovery_mode(scene: Scene, end: Callable[[Scene, int], None]) -> None:
+    """It ends there: the server is promoted with what it has replayed, once and for all."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW, *(["-w", "2"] if end is by_maxwaittime else [])).begin()
+    command = standby.until_waiting(4)
+    end(scene, command)
+    standby.until_promoted(scene.stock.rows[3])
+    assert "selected new timeline ID: 2" in standby.log_text()
+    assert not (standby.data_directory / "recovery.signal").exists()
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+def test_1_end_of_recovery_in_standby_mode(scene: Scene, end: Callable[[Scene, int], None]) -> None:
+    """The server only asks again: no status promotes it, nothing is refused it later, and nothing is lost."""
+    scene.feed(to=3)
+    options = ["--wait", "always", "-s", "1", *(["-w", "2"] if end is by_maxwaittime else [])]
+    standby = scene.standby(*options, standby_mode=True, settings=QUICKLY).begin()
+    command = standby.until_waiting(4)
+    end(scene, command)
+    if end in (by_sigusr1, by_maxwaittime):
+        standby.until_log("is not waited for any more")
+        eventually(lambda: asked(standby, 4) >= 3, "it asks again", tell=standby.tell)
+    else:
+        standby.until_log("does nothing: the server is in standby mode")
+    scene.feed(4, 5)
+    eventually(lambda: asked(standby, 6) >= 1, "it goes on", tell=standby.tell)
+    eventually(lambda: scene.stock.rows[4] <= standby.rows() <= scene.stock.rows[5], "the rows are there", tell=standby.tell)
+    standby.assert_not_promoted()
+    if end is by_fast_trigger:
+        assert scene.trigger_file.read_text() == "fast"
+
+
+# --- 1: not in the archive -------------------------------------------------------------------------------------------
+
+
+@both_modes
+def test_1_no_such_history_file(scene: Scene, standby_mode: bool) -> None:
+    """The server starts on the timeline that it knows."""
+    scene.feed(to=2)
+    standby = scene.standby("-s", SLOW, standby_mode=standby_mode, settings=QUICKLY)
+    # Less than one SLEEPTIME.
+    standby.launch()
+    standby.wait_for_start(30)
+    if scene.stock.installation.version >= 12:
+        standby.until_log("00000002.history is not in the archive")
+    assert standby.sql("SELECT timeline_id FROM pg_control_checkpoint()") == [(1,)]
+    standby.assert_not_promoted()
+
+
+def test_1_wait_never_in_recovery_mode(scene: Scene) -> None:
+    """Whoever asks not to wait gets what cp gives: the first segment that is not there ends recovery."""
+    scene.feed(to=3)
+    standby = scene.standby("--wait", "never").begin(connections=False)
+    standby.until_log("selected new timeline ID: 2")
+    standby.until_promoted(scene.stock.rows[3])
+
+
+@pytest.mark.parametrize("wait", ["auto", "never"])
+def test_1_without_waiting_in_standby_mode(scene: Scene, wait: str) -> None:
+    """The server asks again until it is there."""
+    scene.feed(to=3)
+    standby = scene.standby("--wait", wait, standby_mode=True, settings=QUICKLY).begin()
+    eventually(lambda: asked(standby, 4) >= 3, "it asks again", tell=standby.tell)
+    scene.feed(4, 5)
+    standby.until_rows(scene.stock.rows[5])
+    standby.assert_not_promoted()
+
+
+# --- from 200 on: the server stops -----------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """A status that stops the server."""
+
+    name: str
+    status: int
+    provoke: Callable[[Scene], str]
+    """Returns the restore_command for segment 4 alone."""
+    says: str
+
+
+def usage(*options: str) -> Callable[[Scene], str]:
+    return lambda scene: scene.restore_command(*options)
+
+
+def unexpected(scene: Scene) -> str:
+    """A defect in the middle of the program."""
+    program = "import sys, pystandby.run; pystandby.run.restore = lambda options: 1 // 0; from pystandby.launch import start; start()"
+    return scene.restore_command(program=(sys.executable, "-c", program))
+
+
+def module_missing(scene: Scene) -> str:
+    """The script is there, and the package is not, as after half an upgrade."""
+    return scene.restore_command(program=(sys.executable, "-I", "-S", PYSTANDBY))
+
+
+def dependency_missing(scene: Scene) -> str:
+    """The package is there, and click is not."""
+    program = "import sys; sys.modules['click'] = None; from pystandby.launch import start; start()"
+    return scene.restore_command("-s1x", program=(sys.executable, "-c", program))
+
+
+def destination_full(scene: Scene) -> str:
+    scene.feed(4)
+    return scene.restore_command("-r", "0", before="ulimit -f 64; ")
+
+
+def source_broken(scene: Scene) -> str:
+    """A file whose first byte cannot be read: an I/O error, without a disk that has one."""
+    (scene.archive / scene.stock.names[4]).symlink_to("/proc/self/mem")
+    return scene.restore_command("-r", "1")
+
+
+def of_another_cluster(scene: Scene) -> str:
+    content = bytearray(scene.stock.read(4))
+    identifier = int.from_bytes(content[24:32], sys.byteorder)
+    content[24:32] = (identifier ^ 0x5A5A).to_bytes(8, sys.byteorder)
+    scene.put(scene.stock.names[4], bytes(content))
+    return scene.restore_command()
+
+
+def another_segment(scene: Scene) -> str:
+    scene.put(scene.stock.names[4], scene.stock.read(5))
+    return scene.restore_command()
+
+
+def too_long(scene: Scene) -> str:
+    scene.put(scene.stock.names[4], scene.stock.read(4) + bytes(8192))
+    return scene.restore_command()
+
+
+def new_timeline(scene: Scene) -> str:
+    """Its history says that timeline 1 ended before segment 4."""
+    left = segments.number(scene.stock.names[4]) << 20
+    scene.put("00000002.history", segments.history((1, left)))
+    return scene.restore_command("--on-new-timeline", "stop")
+
+
+def archive_unavailable(scene: Scene) -> str:
+    return scene.restore_command("--wait", "never", archive=Path("/nonexistent/archive"))
+
+
+FAILURES = [
+    Failure("usage-unknown-option", exits.USAGE, usage("--no-such-option"), 'unknown option "--no-such-option"'),
+    Failure("usage-out-of-range", exits.USAGE, usage("-s", "0"), "from 1 to 60"),
+    Failure("usage-typing-error", exits.USAGE, usage("-w10s"), '"10s"'),
+    Failure("unexpected", exits.UNEXPECTED, unexpected, "unexpected ZeroDivisionError"),
+    Failure("module-missing", exits.MODULE_MISSING, module_missing, "pystandby cannot be started"),
+    Failure("dependency-missing", exits.MODULE_MISSING, dependency_missing, "a module cannot be imported"),
+    Failure("destination", exits.DESTINATION_FAILED, destination_full, 'could not write "pg_wal/RECOVERYXLOG": File too large'),
+    Failure("source", exits.SOURCE_FAILED, source_broken, "could not read"),
+    Failure("another-clusters", exits.WRONG_SEGMENT, of_another_cluster, "is of another cluster"),
+    Failure("another-segment", exits.WRONG_SEGMENT, another_segment, "holds another segment"),
+    Failure("too-long", exits.WRONG_SEGMENT, too_long, "is too long"),
+    Failure("new-timeline", exits.NEW_TIMELINE, new_timeline, "the archive has gone on to timeline 2"),
+    Failure("archive-unavailable", exits.ARCHIVE_UNAVAILABLE, archive_unavailable, "cannot be read: No such file or directory"),
+]
+
+
+@both_modes
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
+def test_failures_stop_the_server_and_lose_nothing(scene: Scene, failure: Failure, standby_mode: bool) -> None:
+    if failure.status == exits.UNEXPECTED:
+        scene.allowed.append("This is a defect of pystandby")
+    scene.feed(to=3)
+    good = scene.restore_command()
+    # After segment 3: the timeline's history is asked for before, and its absence must not be what stops the server.
+    bad = failure.provoke(scene)
+    name = scene.stock.names[4]
+    history = "" if failure.status != exits.NEW_TIMELINE else "[ %f != 00000002.history ] || exit 1; "
+    command = f"{history}if [ %f = {name} ]; then {bad}; else {good}; fi"
+    standby = scene.standby(restore_command=command, standby_mode=standby_mode, settings=QUICKLY).begin(connections=False)
+    log = standby.until_down()
+    assert f'could not restore file "{name}" from archive: child process exited with exit code {failure.status}' in log, log
+    assert failure.says in log, log
+    assert f"{scene.stock.names[3]} restored" in log, log
+    standby.assert_not_promoted()
+    assert standby.left_behind() == []
+    # The cause is mended.
+    (scene.archive / "00000002.history").unlink(missing_ok=True)
+    (scene.archive / name).unlink(missing_ok=True)
+    scene.feed(4, 5)
+    standby.configure({"restore_command": good})
+    standby.begin()
+    if standby_mode:
+        standby.until_rows(scene.stock.rows[5])
+    else:
+        standby.until_waiting(6)
+        scene.trigger()
+        standby.until_promoted(scene.stock.rows[5])
+
+
+@both_modes
+def test_203_interrupted(scene: Scene, standby_mode: bool) -> None:
+    """Under a server SIGINT is ignored (see test_signals_on_servers.py); where somebody sees to it that it is not, it stops."""
+    scene.feed(to=3)
+    program = (
+        "import sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pystandby.launch import start; start()"
+    )
+    command = scene.restore_command("--wait", "always", program=(sys.executable, "-c", program))
+    standby = scene.standby(restore_command=command, standby_mode=standby_mode).begin()
+    os.kill(standby.until_waiting(4), signal.SIGINT)
+    assert f"exit code {exits.INTERRUPTED}" in standby.until_down()
+    standby.assert_not_promoted()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGQUIT"])
+def test_death_by_the_postmasters_signals_in_standby_mode(scene: Scene, how: str) -> None:
+    """As in recovery mode (test_signals_on_servers.py): the server stops, and SIGTERM is taken for its own shutdown."""
+    scene.feed(to=3)
+    standby = scene.standby("--wait", "always", standby_mode=True).begin()
+    os.kill(standby.until_waiting(4), signal.Signals[how])
+    log = standby.until_down()
+    assert how == "SIGTERM" or "exit code 131" in log, log
+    standby.assert_not_promoted()
+
+
+def test_on_failure_end_recovery_is_for_those_who_ask_for_it(scene: Scene) -> None:
+    """pg_standby's documented behaviour: MAXRETRIES failed copies end recovery, and the server is promoted."""
+    scene.feed(to=3)
+    (scene.archive / scene.stock.names[4]).symlink_to("/proc/self/mem")
+    standby = scene.standby("-r", "1", "--on-failure", "end-recovery").begin(connections=False)
+    standby.until_log("selected new timeline ID: 2")
+    standby.until_promoted(scene.stock.rows[3])

@@ -1,0 +1,476 @@
+"""Warm standbys on real servers: restoring, queries, and every way to the end of recovery. See support/servers.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support import segments
+from support.servers import MB, SLOW, SOON, Scene, Server, eventually
+
+pytest_plugins = ["support.servers"]
+
+
+def seen_while_waiting(scene: Scene, standby: Server, replayed: int) -> bool:
+    """Whether a query sees what it may while the segment after ``replayed`` is waited for.
+
+    PostgreSQL 15 and later read ahead (recovery_prefetch): the end of the last segment is replayed only when the next one comes.
+    """
+    rows = standby.rows()
+    reads_ahead = scene.stock.installation.version >= 15 and standby.sql("SHOW recovery_prefetch") != [("off",)]
+    lowest = scene.stock.rows[replayed - 1] if reads_ahead else scene.stock.rows[replayed]
+    return lowest <= rows <= scene.stock.rows[replayed]
+
+
+# --- restoring -------------------------------------------------------------------------------------------------------
+
+
+def test_it_follows_a_primary_at_work(scene: Scene) -> None:
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary().begin()
+    standby = scene.standby().begin()
+    waits = 0
+    for _ in range(4):
+        before = primary.rows()
+        primary.sql("INSERT INTO ledger (note) SELECT repeat(md5(i::text), 30) FROM generate_series(1, 300) i")
+        primary.sql("UPDATE ledger SET note = note || '!' WHERE id % 7 = 0")
+        ((segment,),) = primary.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        # The next one is waited for when this one has come.
+        following = segments.name(segments.number(str(segment)) + 1)
+        standby.until_waiting(following)
+        waits += 1
+        assert standby.in_recovery()
+        assert before <= standby.rows() <= before + 300
+    scene.trigger()
+    standby.until_promoted(primary.rows())
+    standby.sql("DELETE FROM ledger WHERE note = 'after the failover'")
+    assert standby.fingerprint() == primary.fingerprint()
+
+
+def test_segments_of_the_usual_size(scene16: Scene) -> None:
+    scene16.feed(to=2)
+    standby = scene16.standby().begin()
+    command = standby.until_waiting(3)
+    assert seen_while_waiting(scene16, standby, 2)
+    scene16.feed(3, 4)
+    command = standby.until_waiting(5)
+    scene16.together(command, 5, 6, 7, word="fast")
+    standby.until_promoted(scene16.stock.rows[4])
+
+
+@pytest.mark.parametrize("prefetch", ["default", "off"])
+def test_queries_are_answered_while_it_waits(scene: Scene, prefetch: str) -> None:
+    settings: dict[str, str | int | bool] = {}
+    if prefetch == "off":
+        if scene.stock.installation.version < 15:
+            pytest.skip("this server does not read ahead")
+        settings["recovery_prefetch"] = "off"
+    scene.feed(to=3)
+    standby = scene.standby(settings=settings).begin()
+    standby.until_waiting(4)
+    assert seen_while_waiting(scene, standby, 3)
+    scene.feed(4, 5)
+    standby.until_waiting(6)
+    # Replay goes on beside the wait only up to what was read.
+    eventually(lambda: seen_while_waiting(scene, standby, 5), "the rows of segment 5 are seen", tell=standby.tell)
+    assert standby.sql("SELECT count(*) FROM ledger WHERE note IS NULL") == [(0,)]
+    assert standby.in_recovery()
+
+
+def test_without_reading_ahead_the_backups_own_segment_is_enough(scene: Scene) -> None:
+    prefetch: dict[str, str | int | bool] = {"recovery_prefetch": "off"} if scene.stock.installation.version >= 15 else {}
+    scene.feed(0)
+    standby = scene.standby(settings=prefetch).begin()
+    standby.until_waiting(1)
+    assert standby.rows() == scene.stock.rows[0]
+
+
+def test_with_reading_ahead_the_server_opens_when_the_segment_after_the_backups_is_there(scene: Scene) -> None:
+    if scene.stock.installation.version < 15:
+        pytest.skip("this server does not read ahead")
+    scene.feed(0)
+    standby = scene.standby().begin(connections=False)
+    standby.until_waiting(1)
+    assert "ready to accept read-only connections" not in standby.log_text()
+    scene.feed(1)
+    standby.until_log("ready to accept read-only connections")
+    standby.until_waiting(2)
+    assert seen_while_waiting(scene, standby, 1)
+
+
+def test_a_restartpoint_has_old_segments_removed(scene: Scene) -> None:
+    scene.feed(to=6)
+    standby = scene.standby().begin()
+    standby.until_waiting(7)
+    eventually(lambda: seen_while_waiting(scene, standby, 6), "all is replayed", tell=standby.tell)
+    # Nothing in the archive may go before a restartpoint: a restart begins at the backup's first segment.
+    assert sorted(os.listdir(scene.archive)) == list(scene.stock.names[:7])
+    standby.sql("CHECKPOINT")
+    ((redo,),) = standby.sql("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()") if False else standby.sql(
+        "SELECT redo_wal_file FROM pg_control_checkpoint()"
+    )
+    scene.feed(7)
+    standby.until_waiting(8)
+    left = sorted(os.listdir(scene.archive))
+    assert left == [name for name in scene.stock.names[:8] if name >= str(redo)]
+    # What is left is enough for a restart.
+    standby.stop("immediate")
+    standby.begin()
+    standby.until_waiting(8, times=2)
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[7])
+
+
+def test_history_files_are_not_waited_for(scene: Scene) -> None:
+    """12 and later ask for one before anything else, and for two at the failover; pg_standby took 6 s for each with -s 1."""
+    scene.feed(to=2)
+    standby = scene.standby("-s", SLOW)
+    # Each deadline is less than one SLEEPTIME.
+    standby.launch()
+    standby.wait_for_start(30)
+    command = standby.until_waiting(3)
+    assert "00000002.history is not in the archive" in standby.log_text() or scene.stock.installation.version < 12
+    scene.together(command, 3, word="smart")
+    standby.until_promoted(scene.stock.rows[3], deadline=30)
+
+
+# --- the end of recovery ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["", "smart", "smart\n"])
+def test_smart_failover_replays_all_that_the_archive_holds(scene: Scene, word: str) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    command = standby.until_waiting(4)
+    scene.together(command, 4, 5, 6, 7, word=word)
+    standby.until_promoted(scene.stock.rows[7], deadline=30)
+    # Without a recovery_end_command it stays.
+    assert scene.trigger_file.read_text() == word
+
+
+def test_smart_failover_with_nothing_more_in_the_archive(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    scene.trigger("smart")
+    standby.until_promoted(scene.stock.rows[3], deadline=30)
+
+
+def test_smart_failover_replays_the_segment_that_a_crashed_primary_left(scene: Scene) -> None:
+    """Copied by hand out of its pg_wal: of the full size, with nothing behind the last record."""
+    scene.feed(to=3)
+    standby = scene.standby().begin()
+    standby.until_waiting(4)
+    content = scene.stock.read(4)
+    half = len(content) // 2
+    scene.put(scene.stock.names[4], segments.zeros_from(content, half))
+    standby.until_log("the rest is not written yet")
+    standby.assert_not_promoted()
+    scene.trigger("smart")
+    eventually(lambda: "selected new timeline" in standby.log_text(), "it is promoted", tell=standby.tell)
+    eventually(lambda: not standby.in_recovery(), "it takes writes", tell=standby.tell)
+    rows = standby.rows()
+    # About half of the segment's rows, each of them a transaction; all that came before.
+    expected = (scene.stock.rows[3] + scene.stock.rows[4]) // 2
+    assert abs(rows - expected) < (scene.stock.rows[4] - scene.stock.rows[3]) // 10, (rows, expected)
+
+
+def test_fast_failover_leaves_later_segments_alone(scene: Scene) -> None:
+    """PostgreSQL 15 and later ask for the refused segment a second time: with pg_standby they got it, and all after it."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    command = standby.until_waiting(4)
+    scene.together(command, 4, 5, 6, 7, word="fast")
+    standby.until_promoted(scene.stock.rows[3], deadline=30)
+    assert set(scene.stock.names[4:8]) <= set(os.listdir(scene.archive))
+    assert f"{scene.stock.names[4]} restored" not in standby.log_text()
+    # Emptied, so that it is no fast trigger to whoever starts with it next.
+    assert scene.trigger_file.read_text() == ""
+
+
+@pytest.mark.parametrize("moment", [2, 5, 8])
+def test_fast_failover_in_the_middle_of_a_catch_up(scene: Scene, moment: int) -> None:
+    scene.feed(to=scene.stock.last)
+    standby = scene.standby("-s", SLOW).begin(connections=False)
+    eventually(lambda: f"{scene.stock.names[moment]} restored" in standby.log_text(), "it catches up", tell=standby.tell, every=0)
+    scene.trigger("fast")
+    standby.until_log("ready to accept connections", deadline=30)
+    found = re.search(r"recovery ends before segment (\w{24})", standby.log_text())
+    if found is None:
+        # Faster than the trigger: then at the first segment that is not there.
+        found = re.search(r"recovery ends before segment (\w{24})", standby.log_text())
+    assert found, standby.tell()
+    names = [*scene.stock.names, segments.name(segments.number(scene.stock.names[-1]) + 1)]
+    refused = names.index(found[1])
+    assert refused > moment
+    standby.until_promoted(scene.stock.rows[refused - 1])
+
+
+def test_maxwaittime_is_waited_for_once(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-w", "2").begin()
+    standby.until_waiting(4)
+    scene.feed(4)
+    # It counts from each segment anew.
+    standby.until_waiting(5)
+    standby.until_promoted(scene.stock.rows[4])
+    log = standby.log_text()
+    assert log.count(f"waiting for {scene.stock.names[5]}\n") == 1, standby.tell()
+    assert log.count("MAXWAITTIME") == 1, standby.tell()
+    assert not scene.trigger_file.exists()
+
+
+@pytest.mark.parametrize("later", [(), (4, 5, 6)], ids=["nothing-more", "later-segments"])
+def test_sigusr1_is_a_fast_failover(scene: Scene, later: tuple[int, ...]) -> None:
+    """On PostgreSQL 15 and later pg_standby's second call waits on for ever."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    command = standby.until_waiting(4)
+    os.kill(command, signal.SIGSTOP)
+    scene.feed(*later)
+    os.kill(command, signal.SIGUSR1)
+    os.kill(command, signal.SIGCONT)
+    standby.until_promoted(scene.stock.rows[3], deadline=30)
+    assert "SIGUSR1" in standby.log_text()
+
+
+@pytest.mark.parametrize("word", ["smart", "fast"])
+def test_recovery_end_command_finds_the_trigger_file_and_removes_it(scene: Scene, word: str) -> None:
+    scene.feed(to=3)
+    seen = scene.folder / "seen"
+    command = f"cp {scene.trigger_file} {seen}; rm -f {scene.trigger_file}"
+    standby = scene.standby(settings={"recovery_end_command": command}).begin()
+    standby.until_waiting(4)
+    scene.trigger(word)
+    standby.until_promoted(scene.stock.rows[3])
+    assert not scene.trigger_file.exists()
+    assert seen.read_text() == ("smart" if word == "smart" else "")
+
+
+@pytest.mark.parametrize("way", ["pg_ctl promote", "pg_promote()"])
+def test_promotion_by_the_servers_own_means_is_a_smart_failover(scene: Scene, way: str) -> None:
+    """In recovery mode the server does not look at it while a restore_command waits: with pg_standby it did nothing."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    command = standby.until_waiting(4)
+    os.kill(command, signal.SIGSTOP)
+    scene.feed(4, 5)
+    if way == "pg_ctl promote":
+        standby.promote()
+    else:
+        assert standby.sql("SELECT pg_promote(false)") == [(True,)]
+    os.kill(command, signal.SIGCONT)
+    standby.until_promoted(scene.stock.rows[5], deadline=30)
+    # In this mode the server leaves the file "promote" where it is; the next start removes it before it looks at anything.
+    standby.stop()
+    standby.begin()
+    assert not (standby.data_directory / "promote").exists()
+
+
+def test_pg_promote_waits_for_it(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    assert standby.sql("SELECT pg_promote(true, 50)") == [(True,)]
+    standby.until_promoted(scene.stock.rows[3])
+
+
+def test_a_trigger_file_with_invalid_content_is_ignored(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby().begin()
+    standby.until_waiting(4)
+    scene.trigger("FAST")
+    standby.until_log("has invalid content")
+    scene.feed(4, 5)
+    standby.until_waiting(6)
+    standby.assert_not_promoted()
+    # Three processes have met it by now.
+    assert standby.log_text().count("has invalid content") == 1, standby.tell()
+    scene.trigger("smart")
+    standby.until_promoted(scene.stock.rows[5])
+
+
+# --- stopping and starting again -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
+def test_a_waiting_standby_is_stopped_and_started_again(scene: Scene, mode: str) -> None:
+    scene.feed(to=3)
+    # SLEEPTIME must not matter: it is the signal that ends the command.
+    standby = scene.standby("-s", SLOW).begin()
+    command = standby.until_waiting(4)
+    standby.stop(mode, SOON)  # type: ignore[arg-type]
+    eventually(lambda: not standby.commands(), f"process {command} has gone", SOON, standby.tell)
+    assert standby.left_behind() == []
+    standby.assert_not_promoted()
+    assert "exit code" not in standby.last_log(), standby.tell()
+    scene.feed(4)
+    standby.begin()
+    command = standby.until_waiting(5)
+    standby.assert_not_promoted()
+    scene.together(command, 5, word="smart")
+    standby.until_promoted(scene.stock.rows[5], deadline=30)
+
+
+def test_the_same_while_a_segment_has_to_rest(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW, "--stable", "3600", settings={"hot_standby": False}).begin(connections=False)
+    eventually(standby.commands, "a command runs", tell=standby.tell)
+    standby.stop("fast", SOON)
+    eventually(lambda: not standby.commands(), "the command has gone", SOON, standby.tell)
+    standby.assert_not_promoted()
+
+
+def test_a_server_that_is_started_again_is_not_bound_by_an_earlier_refusal(scene: Scene) -> None:
+    """A fast trigger, and the server ends before the promotion; without the trigger it is a standby again."""
+    scene.feed(to=3)
+    command = scene.restore_command("-s", SLOW)
+    standby = scene.standby(restore_command=f"{command}; code=$?; [ $code != 1 ] || exit 250; exit $code")
+    # The history file that is not there before the start: no reason to stop.
+    standby.configure({"recovery_target_timeline": "current"})
+    standby.begin()
+    waiting = standby.until_waiting(4)
+    scene.together(waiting, 4, 5, word="fast")
+    assert "exit code 250" in standby.until_down()
+    assert (standby.data_directory / "pg_wal" / ".pystandby" / "refused").exists()
+    scene.trigger_file.unlink()
+    standby.begin()
+    standby.until_waiting(6)
+    standby.assert_not_promoted()
+
+
+def test_what_an_earlier_failover_left_binds_no_other_server(scene: Scene) -> None:
+    """A standby rebuilt out of the data directory of one that failed over: its .pystandby folder comes along."""
+    scene.feed(to=3)
+    first = scene.standby(name="first").begin()
+    first.until_waiting(4)
+    scene.trigger("fast")
+    first.until_promoted(scene.stock.rows[3])
+    first.stop()
+    scene.trigger_file.unlink()
+    second = scene.standby(name="second")
+    shutil.copytree(first.data_directory / "pg_wal" / ".pystandby", second.data_directory / "pg_wal" / ".pystandby")
+    scene.feed(4)
+    second.begin()
+    second.until_waiting(5)
+    second.assert_not_promoted()
+
+
+def test_a_trigger_file_left_over_from_an_earlier_failover(scene: Scene) -> None:
+    """It counts, as with pg_standby: which is what recovery_end_command is for. But all of the archive is replayed first."""
+    scene.feed(to=6)
+    scene.trigger()
+    standby = scene.standby("-s", SLOW).begin(connections=False)
+    standby.until_log("ready to accept connections", deadline=30)
+    standby.until_promoted(scene.stock.rows[6])
+
+
+def test_a_fast_trigger_file_left_over_loses_nothing(scene: Scene) -> None:
+    """At the first segment a refusal cannot promote: the server needs that segment, and stops."""
+    scene.feed(to=6)
+    scene.trigger("fast")
+    standby = scene.standby().begin(connections=False)
+    assert "FATAL" in standby.until_down()
+    standby.assert_not_promoted()
+    scene.trigger_file.unlink()
+    standby.begin()
+    standby.until_waiting(7)
+    standby.assert_not_promoted()
+
+
+# --- segments that are not whole -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [8192, MB // 2, MB // 2 + 777, MB - 8192])
+def test_a_torn_segment_is_waited_for(scene: Scene, kept: int) -> None:
+    """Of the full size, the rest zeros: with cp and with pg_standby the server promotes itself, and loses all after it."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    # Everything after it is there: nothing but the segment itself is in the way.
+    scene.feed(5, 6)
+    scene.put(scene.stock.names[4], segments.zeros_from(scene.stock.read(4), kept))
+    standby.until_log(f'{scene.stock.names[4]}" ')
+    standby.until_log("It is taken to be still on its way")
+    standby.assert_not_promoted()
+    scene.feed(4)
+    standby.until_waiting(7)
+    standby.assert_not_promoted()
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[6], deadline=30)
+
+
+def test_a_copy_that_sets_the_size_first(scene: Scene) -> None:
+    """As Windows' copy, rsync --preallocate and some network file systems do: one file, written in two goes."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    content = scene.stock.read(4)
+    with (scene.archive / scene.stock.names[4]).open("wb", buffering=0) as file:
+        file.truncate(len(content))
+        file.write(content[:300_000])
+        standby.until_log("It is taken to be still on its way")
+        standby.assert_not_promoted()
+        file.write(content[300_000:])
+    standby.until_waiting(5)
+    standby.assert_not_promoted()
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[4], deadline=30)
+
+
+def test_a_segment_that_grows(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    content = scene.stock.read(4)
+    with (scene.archive / scene.stock.names[4]).open("wb", buffering=0) as file:
+        for start in range(0, len(content), 100_000):
+            file.write(content[start : start + 100_000])
+            standby.until_log(" bytes", times=1)
+    standby.until_waiting(5)
+    standby.assert_not_promoted()
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[4], deadline=30)
+
+
+# --- another timeline ------------------------------------------------------------------------------------------------
+
+
+def fail_over_another(scene: Scene) -> Path:
+    """Bring up another standby of the same archive, which then archives its new timeline there; return its history file."""
+    from support.servers import archive_command
+
+    other = scene.standby("-t", scene.folder / "other-failover", name="other")
+    other.configure({"archive_mode": True, "archive_command": archive_command(scene.archive)})
+    other.begin()
+    other.until_waiting(4)
+    segments.put(scene.folder, "other-failover", b"")
+    other.until_promoted(scene.stock.rows[3])
+    other.sql("INSERT INTO ledger (note) SELECT 'new timeline' FROM generate_series(1, 50)")
+    other.sql("SELECT pg_switch_wal()")
+    history = scene.archive / "00000002.history"
+    eventually(history.exists, "the history file is archived", tell=other.tell)
+    eventually(lambda: list(scene.archive.glob("00000002" + "?" * 16)), "a segment is archived", tell=other.tell)
+    return history
+
+
+def test_a_new_timeline_is_told_of_once_and_waited_on(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby().begin()
+    standby.until_waiting(4)
+    fail_over_another(scene)
+    standby.until_log("the archive has gone on to timeline 2")
+    standby.assert_not_promoted()
+    # A restart follows.
+    standby.stop()
+    standby.begin()
+    standby.until_log("restored", times=5)
+    following = segments.name(segments.number(scene.stock.names[5]), timeline=2)
+    standby.until_waiting(following)
+    eventually(lambda: standby.rows() in range(scene.stock.rows[3], scene.stock.rows[3] + 52), "it follows", tell=standby.tell)
+    assert standby.log_text().count("the archive has gone on to timeline 2") == 1
