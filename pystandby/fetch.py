@@ -90,6 +90,7 @@ class Fetcher:
         self._segment_size = 0
         self._copy: Copy | None = None
         self._copied = 0
+        self._is_unknown = False
         self._warned_unknown = False
 
     def fetch(self) -> Found:
@@ -180,7 +181,8 @@ class Fetcher:
                 return self._wrong(verdict.reason)
             if verdict.state == ready.UNFINISHED:
                 return self._unfinished(verdict.reason)
-            if verdict.state == ready.UNKNOWN:
+            self._is_unknown = verdict.state == ready.UNKNOWN
+            if self._is_unknown:
                 if not self._warned_unknown:
                     self._warned_unknown = True
                     say.warning(
@@ -243,7 +245,7 @@ class Fetcher:
         found.copy = copy
         found.segment_size = self._segment_size or _DEFAULT_SEGMENT_SIZE
         found.rested = rested
-        if self._kind != wal.SEGMENT or self.verify == "none":
+        if self._kind != wal.SEGMENT or self.verify == "none" or self._is_unknown:
             return found
         if self.verify == "size":
             if self._warns:

@@ -57,6 +57,13 @@ def judge_head(
                 return Verdict(UNKNOWN, f"has a page header that is not known here: it {problem}", size)
             return Verdict(UNFINISHED, f"has {size} bytes, which is no segment's size")
         return Verdict(WRONG, problem)
+    written_by = wal.MAGIC.get(page.magic)
+    if written_by and server_version is not None and written_by != wal.version_name(server_version):
+        return Verdict(
+            WRONG,
+            f"is WAL of PostgreSQL {written_by} (page magic {page.magic:04X}), and this server's version is "
+            f"{wal.version_name(server_version)}",
+        )
     if size < page.segment_size:
         return Verdict(UNFINISHED, f"has {size} of {page.segment_size} bytes", page.segment_size)
     if size > page.segment_size:

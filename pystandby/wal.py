@@ -101,6 +101,12 @@ MAGIC = {
 }  # fmt: skip
 """XLOG_PAGE_MAGIC by version of PostgreSQL."""
 
+
+def version_name(number: int) -> str:
+    """A major version as PostgreSQL writes it: "9.3" for 903, "16" for 1600."""
+    return f"{number // 100}.{number % 100}" if number < 1000 else str(number // 100)
+
+
 NEWEST_KNOWN = 18
 """The newest PostgreSQL whose page headers are known here."""
 

@@ -197,14 +197,18 @@ def test_failover_without_the_archive(scene: Scene, word: str) -> None:
         assert "is not replayed" in standby.log_text()
 
 
-def test_failover_before_the_archive_is_known_to_be_away(scene: Scene) -> None:
-    """Together: one look, and it is decided."""
+def test_a_smart_failover_gives_the_archive_a_moment(scene: Scene) -> None:
+    """It is back before the moment is over: then every row is wanted."""
     scene.feed(to=3)
     standby = scene.standby().begin()
     command = standby.until_waiting(4)
-    move_away(scene)
+    back = move_away(scene)
     scene.together(command, word="smart")
-    standby.until_promoted(scene.stock.rows[3])
+    standby.until_log(GONE)
+    for name in scene.stock.names[4:7]:
+        segments.put(archive_behind(scene), name, (scene.stock.archive / name).read_bytes())
+    back()
+    standby.until_promoted(scene.stock.rows[6])
 
 
 def test_maxwaittime_without_the_archive(scene: Scene) -> None:
