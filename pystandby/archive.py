@@ -62,6 +62,16 @@ class Archive:
             return False
         return True
 
+    def still_holds(self, name: str, size: int, modified: int) -> bool:
+        """Whether the file is the one of this size in bytes and modification time in nanoseconds; also where that is unknown."""
+        try:
+            status = os.stat(self.path(name))
+        except FileNotFoundError:
+            return self._directory_failure() is not None
+        except OSError:
+            return True
+        return (status.st_size, status.st_mtime_ns) == (size, modified)
+
     def folder(self) -> str:
         """What tells the folder at the archive's path from another one mounted, or uncovered, there; empty if none is."""
         try:

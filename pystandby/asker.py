@@ -5,7 +5,7 @@ Told from %p, the current directory and the process group, so that one restore_c
 
 import os
 
-from pystandby import osdep
+from pystandby import osdep, wal
 from pystandby.exits import SERVER_GONE, SERVER_STOPPING, StandbyError
 
 SERVER = "server"
@@ -118,6 +118,27 @@ class Asker:
         """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
         pid = (self._postmaster or [b""])[0].strip().lstrip(b"-")
         return osdep.started(int(pid)) if pid.isdigit() else None
+
+    def promoted(self) -> bool:
+        """Whether the server that asked has come up: its startup process has ended, its postmaster takes connections."""
+        lines = self._postmaster_lines()
+        return lines[:3] == self._postmaster and len(lines) > 7 and lines[7].strip() == b"ready"
+
+    def restart_segment(self, segment_size: int) -> "str | None":
+        """The segment that a restart would begin with, as %r; None where that is not known.
+
+        The redo pointer and timeline of ControlFileData.checkPointCopy (src/include/catalog/pg_control.h), which stand eight
+        bytes further on up to version 10. Only of use once recovery has begun, when the server has set it.
+        """
+        if self.data_directory is None:
+            return None
+        raw = osdep.read_small(os.path.join(self.data_directory, "global", "pg_control"), 64)
+        if raw is None or len(raw) < 64:
+            return None
+        at = 40 if int.from_bytes(raw[8:12], osdep.BYTE_ORDER) >= 1100 else 48
+        redo = int.from_bytes(raw[at : at + 8], osdep.BYTE_ORDER)
+        timeline = int.from_bytes(raw[at + 8 : at + 12], osdep.BYTE_ORDER)
+        return wal.segment_name(timeline, redo // segment_size, segment_size)
 
     def _postmaster_lines(self) -> "list[bytes]":
         content = osdep.read_small("postmaster.pid", 8192)

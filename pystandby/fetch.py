@@ -14,6 +14,10 @@ from pystandby.asker import Asker
 from pystandby.options import Options
 from pystandby.place import Copy
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pystandby.spool import Spooled
+
 READY = "ready"
 ABSENT = archive.ABSENT
 UNAVAILABLE = archive.UNAVAILABLE
@@ -37,8 +41,8 @@ _OVERRULE = "To restore it by its size all the same, use --verify size."
 class Found:
     """What a look found: a state, and what to say of it.
 
-    ``seconds`` is when to look again, ``rested`` for how long the file has not changed; ``status`` the exit status of a failure
-    that stays.
+    ``seconds`` is when to look again, ``rested`` for how long the file has not changed, ``modified`` its modification time in
+    nanoseconds; ``status`` the exit status of a failure that stays.
     """
 
     __slots__ = (
@@ -46,10 +50,12 @@ class Found:
         "detail",
         "hint",
         "message",
+        "modified",
         "new_timeline",
         "rested",
         "seconds",
         "segment_size",
+        "spooled",
         "state",
         "status",
     )
@@ -60,7 +66,9 @@ class Found:
         self.message = message
         self.detail = detail
         self.hint = hint
-        self.copy: Copy | None = None
+        self.copy: Copy | Spooled | None = None
+        self.modified = 0
+        self.spooled = False
         self.new_timeline = ""
         self.rested = 0.0
         self.segment_size = 0
@@ -76,8 +84,8 @@ class Fetcher:
         self._name = options.nextwalfile
         self._kind = kind
         self._asker = asker
-        self._archive = Archive(options.archivelocation)
-        self._path = self._archive.path(self._name)
+        self.archive = Archive(options.archivelocation)
+        self._path = self.archive.path(self._name)
         by_hand = asker.data_directory is None
         self.verify = options.verify if options.verify != "auto" else ("size" if by_hand else "pages")
         self._warns = options.verify == "auto" and by_hand
@@ -97,7 +105,7 @@ class Fetcher:
         """Look once. Raises StandbyError if the server has gone, nothing that archive, file or destination can bring about."""
         self._copied = -1
         try:
-            entry = self._archive.look(self._name)
+            entry = self.archive.look(self._name)
         except OSError as failure:
             return self._failure(exits.SOURCE_FAILED, f'could not open "{self._path}"', failure)
         try:
@@ -118,11 +126,11 @@ class Fetcher:
 
     def archive_folder(self) -> str:
         """Archive.folder() of the archive."""
-        return self._archive.folder()
+        return self.archive.folder()
 
     def _is_unmounted(self) -> bool:
         """Whether the archive's path shows an empty folder in place of the one that files were restored from."""
-        return bool(self._known_folder) and self._known_folder != self._archive.folder() and self._archive.is_empty()
+        return bool(self._known_folder) and self._known_folder != self.archive.folder() and self.archive.is_empty()
 
     def progress(self) -> bool:
         """Whether a copy under way has grown since the last time this was asked; called from another thread than fetch()."""
@@ -243,6 +251,7 @@ class Fetcher:
         """Judge what would be handed over, not what it was copied from: that may change at any time."""
         found = Found(READY, 0)
         found.copy = copy
+        found.modified = status.st_mtime_ns
         found.segment_size = self._segment_size or _DEFAULT_SEGMENT_SIZE
         found.rested = rested
         if self._kind != wal.SEGMENT or self.verify == "none" or self._is_unknown:
@@ -284,11 +293,11 @@ class Fetcher:
             # The next segment may have come first, where several are copied at once.
             return False
         following = wal.neighbour(self._name, 1, self._segment_size)
-        if following is not None and self._archive.holds(following):
+        if following is not None and self.archive.holds(following):
             return True
         time.sleep(needed - rested)
         # Opened anew, not asked for its status: that is what makes an NFS client ask the server.
-        again = self._archive.look(self._name)
+        again = self.archive.look(self._name)
         again.close()
         return again.status is not None and _signature(again.status) == _signature(status)
 
@@ -356,7 +365,7 @@ class Fetcher:
             found = Found(
                 UNAVAILABLE,
                 self._options.sleep,
-                f'archive "{self._archive.directory}" cannot be read: {why}',
+                f'archive "{self.archive.directory}" cannot be read: {why}',
                 "Recovery waits for it; nothing is taken for the end of WAL.",
                 "Mount it or mend it. To end recovery without it, make the trigger file.",
             )
@@ -397,7 +406,7 @@ class Fetcher:
         """That a newer timeline makes the segment waited for impossible, in words; empty if none does."""
         mine = wal.timeline(self._name)
         for newer in range(mine + 1, mine + 1000):
-            content = osdep.read_small(self._archive.path(f"{newer:08X}.history"), 1 << 20)
+            content = osdep.read_small(self.archive.path(f"{newer:08X}.history"), 1 << 20)
             if content is None:
                 return ""
             left = wal.history_switch_points(content).get(mine)

@@ -2,6 +2,7 @@
 
     pg_wal/.pystandby/refused   the server process, and the first segment that it was refused
     pg_wal/.pystandby/said      the server process, and the warnings that it has had
+    pg_wal/.pystandby/pruned    the archive's path, the server process, and the oldest segment that was left when it was pruned
     pg_wal/.pystandby/archive   for all server processes: the archive's path, and the folder found there at the last delivery
 
 After a refusal PostgreSQL asks again: 15 and later twice for the same segment (recovery_prefetch), every version for the last
@@ -61,6 +62,15 @@ class Memory:
     def note_archive(self, path: str, folder: str) -> None:
         """Remember the folder at the archive's path while it has files: one that is not mounted is not merely empty."""
         self._write("archive", [folder], lambda: path)
+
+    def pruned(self, path: str) -> str:
+        """The oldest segment left when this server process last had the archive at a path pruned; empty if it has not."""
+        lines = self._read("pruned", lambda: f"{path} {self._identity()}")
+        return lines[0] if lines else ""
+
+    def note_pruned(self, path: str, oldest: str) -> None:
+        """Remember that nothing older than a segment is left in an archive: listing it to find nothing would cost every call."""
+        self._write("pruned", [oldest], lambda: f"{path} {self._identity()}")
 
     def _read(self, name: str, owner: "Callable[[], str]") -> "list[str]":
         try:

@@ -66,7 +66,7 @@ OPTIONS = (
     Option("stable", "", "stable", NUMBER, None, "SECONDS", (0, 3600),
            "take a segment only when size and time have been the same this long (default 0; on Windows SLEEPTIME)"),
     Option("look_ahead", "", "look-ahead", NUMBER, 0, "N", (0, 64),
-           "accepted for what comes: this version makes no segment ready ahead of its being asked for"),
+           "keep the N following segments ready in pg_wal while the server replays (0: none)"),
     Option("on_failure", "", "on-failure", CHOICE, "abort", "abort|end-recovery", ("abort", "end-recovery"),
            "when all copies failed: stop the server, or end recovery as pg_standby did"),
     Option("on_new_timeline", "", "on-new-timeline", CHOICE, "wait", "wait|stop", ("wait", "stop"),
@@ -137,3 +137,12 @@ class Options:
             setattr(self, option.attribute, option.default)
         self.archivelocation = self.nextwalfile = self.xlogfilepath = ""
         self.restartwalfile = None
+
+    def for_file(self, name: str, destination: str) -> "Options":
+        """The same options for another file."""
+        options = Options.__new__(Options)
+        for attribute in Options.__slots__:
+            setattr(options, attribute, getattr(self, attribute))
+        options.nextwalfile = name
+        options.xlogfilepath = destination
+        return options

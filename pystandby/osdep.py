@@ -133,6 +133,19 @@ if sys.platform == "win32":
         """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
         raise OSError(errno.ENOSYS, "not supported on Windows")
 
+    def kill_helper(pid: int) -> None:
+        """End a process of ours at once; there is none: see fork()."""
+
+    def fork(work: "Callable[[], None]") -> None:
+        """Raise OSError: Windows cannot fork."""
+        raise OSError(errno.ENOSYS, "no fork on Windows")
+
+    def free_bytes(path: str) -> int:
+        """How many bytes we may still write to the file system of a path. Raises OSError."""
+        import shutil
+
+        return shutil.disk_usage(path).free
+
     def changed_at(status: os.stat_result) -> "float | None":
         """None: a copy may set any time it likes, and there is no inode change time."""
         return None
@@ -211,6 +224,34 @@ else:
         import signal
 
         os.kill(pid, signal.SIGUSR1)
+
+    def fork(work: "Callable[[], None]") -> None:
+        """Do ``work`` in a child that outlives us, holds none of our files open, and ends with it. Raises OSError."""
+        if os.fork() != 0:
+            return
+        try:
+            # The server's log waits for its last writer, and inotify's watches for their last holder.
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.closerange(3, 1024)
+            work()
+        finally:
+            # Never up the stack: there the restore goes on that made us.
+            os._exit(0)
+
+    def kill_helper(pid: int) -> None:
+        """End a process of our process group at once; another that has got its number since is left alone."""
+        try:
+            if pid > 0 and os.getpgid(pid) == os.getpgrp():
+                os.kill(pid, 9)
+        except OSError:
+            pass
+
+    def free_bytes(path: str) -> int:
+        """How many bytes we may still write to the file system of a path. Raises OSError."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
 
     def changed_at(status: os.stat_result) -> "float | None":
         """When a file's content or name last changed, in seconds since the epoch by the file system's clock.

@@ -30,6 +30,10 @@ class Copy:
         os.ftruncate(self.descriptor, 0)
         self.size = osdep.copy(source, self.descriptor, size)
 
+    def date(self, modified: int) -> None:
+        """Give the copy a modification time, in nanoseconds. Raises OSError."""
+        os.utime(self._path, ns=(modified, modified))
+
     def publish(self, destination: str) -> None:
         """Rename the copy to its destination, over whatever is there. Raises OSError, and leaves nothing behind then."""
         try:

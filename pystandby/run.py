@@ -7,7 +7,7 @@ from pystandby import exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
 from pystandby.fetch import ABSENT, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
-from pystandby.memory import Memory
+from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
 
@@ -61,6 +61,16 @@ class _Restore:
             options.wait == "always" or (options.wait == "auto" and self.asker.kind != PG_REWIND and not self.asker.standby_mode)
         )
         self.give_up_at = time.monotonic() + options.max_wait if options.max_wait and self.may_wait else None
+        # Not for what is handed over unverified: a spooled file outlives the moment in which it was looked at.
+        self.looks_ahead = (
+            options.look_ahead > 0
+            and self.memory is not None
+            and kind == wal.SEGMENT
+            and self.refused is None
+            and self.asker.data_directory is not None
+            and self.fetcher.verify == "pages"
+        )
+        self.spool = os.path.join(os.path.dirname(options.xlogfilepath), FOLDER)
         self.state = ""
         self.watching = False
         self.failures = 0
@@ -144,6 +154,7 @@ class _Restore:
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name)
+            self._end_look_ahead()
         elif self.options.promote and not self.signalled:
             from pystandby import failover
 
@@ -151,6 +162,7 @@ class _Restore:
             failover.promote()
             # A smart trigger is not remembered: segments that arrive before the server has seen the request are still welcome.
             remembered = fast is None or self.memory is None or self.memory.refuse(self.name)
+            self._end_look_ahead()
         else:
             say.log(f"segment {self.name} is not waited for any more: {why}")
         if not remembered:
@@ -167,6 +179,13 @@ class _Restore:
             )
         return _EndOfRecovery()
 
+    def _end_look_ahead(self) -> None:
+        """See to it that nothing after the end of recovery can be taken out of the spool any more."""
+        if self.looks_ahead and os.path.isdir(self.spool):
+            from pystandby import spool
+
+            spool.end(self.spool)
+
     # What becomes of what was found
 
     def _look(self) -> Found:
@@ -179,7 +198,22 @@ class _Restore:
 
     def _fetch(self) -> Found:
         self.waiter.arm()
-        return self.fetcher.fetch()
+        return self._spooled() or self.fetcher.fetch()
+
+    def _spooled(self) -> "Found | None":
+        """The segment out of the spool; one look at the disk where it is not there."""
+        if not self.looks_ahead or not os.path.isdir(self.spool):
+            return None
+        from pystandby import spool
+
+        taken = spool.take(self.spool, self.name, self.fetcher.archive, self.asker.identity())
+        if taken is None:
+            return None
+        found = Found(READY, 0)
+        found.copy = taken
+        found.spooled = True
+        found.segment_size = taken.size
+        return found
 
     def _act(self, found: Found, smart: str) -> "int | None":
         """The exit status that follows from a look at the archive; None where it has to be looked at again."""
@@ -256,6 +290,11 @@ class _Restore:
         try:
             found.copy.publish(self.options.xlogfilepath)
         except OSError as failure:
+            if found.spooled:
+                # The spool may be on another file system: then it is of no use, and nothing depends on it.
+                self.looks_ahead = False
+                self.seconds = 0
+                return None
             return self._failed(self.fetcher.destination_failure(failure))
         say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
         try:
@@ -270,12 +309,33 @@ class _Restore:
         folder = self.fetcher.archive_folder()
         if self.memory is not None and folder != self.known_folder:
             self.memory.note_archive(self.options.archivelocation, folder)
-        if self.is_segment and (self.options.restartwalfile is not None or self.options.keep) and self.asker.kind != PG_REWIND:
-            from pystandby import prune
+        following = wal.neighbour(self.name, 1, found.segment_size) if self.looks_ahead else None
+        if self.memory is not None and following is not None and self.fetcher.archive.holds(following):
+            from pystandby import spool
 
-            oldest = prune.cutoff(self.name, self.options.restartwalfile, self.options.keep, found.segment_size)
-            if oldest is not None:
-                prune.prune(self.options.archivelocation, oldest)
+            if not spool.note_position(self.spool, self.name):
+                # A child is there already, and sees to the old segments as well.
+                return
+            self._prune(found)
+            from pystandby import ahead
+
+            ahead.start(self.options, self.asker, self.memory, found.segment_size)
+        else:
+            self._prune(found)
+
+    def _prune(self, found: Found) -> None:
+        """Remove from the archive what no restart can need any more."""
+        options = self.options
+        if not self.is_segment or (options.restartwalfile is None and not options.keep) or self.asker.kind == PG_REWIND:
+            return
+        from pystandby import prune
+
+        oldest = prune.cutoff(self.name, options.restartwalfile, options.keep, found.segment_size)
+        if oldest is None or (self.memory is not None and self.memory.pruned(options.archivelocation) == oldest):
+            return
+        prune.prune(options.archivelocation, oldest)
+        if self.memory is not None:
+            self.memory.note_pruned(options.archivelocation, oldest)
 
     def _failed(self, found: Found) -> "int | None":
         """A copy failed: try again after 1, 2, 3... times SLEEPTIME, MAXRETRIES times."""

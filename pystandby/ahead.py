@@ -1,0 +1,187 @@
+"""The child that looks ahead: keeps the spool filled while the server replays, and prunes the archive meanwhile.
+
+Lives at most as long as the startup process that its maker served; says nothing, because nobody waits for it.
+"""
+
+import os
+import time
+
+from pystandby import fetch, osdep, prune, spool, trigger, wal
+from pystandby.archive import Archive
+from pystandby.asker import Asker
+from pystandby.exits import SERVER_GONE, StandbyError
+from pystandby.memory import Memory
+from pystandby.options import Options
+
+_SHORT_NAP = 0.005
+_LONG_NAP = 0.05
+"""Seconds between two looks at what the server has taken; the longer one when it has not taken anything for a while."""
+
+_IDLE = 30.0
+"""Seconds without anything taken after which the child goes; what it made ready stays."""
+
+_REVIEW = 1.0
+"""Seconds between two looks at whether the archive still holds what was spooled, and at the restart point."""
+
+_REDO_HAS_BEGUN = 4
+"""Moves of the server after which it must have: before, it asks for the segments of the checkpoint and of its redo pointer."""
+
+_ROOM_LEFT = 1 << 30
+"""Bytes that the spool leaves free on the file system of pg_wal; with small segments, sixteen of them."""
+
+
+def start(options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
+    """Start the child; it goes at once if another is there. ``options`` are those of the restore just done. Raises OSError."""
+    osdep.fork(_Child(options, asker, memory, segment_size).run)
+
+
+class _Child:
+    def __init__(self, options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
+        self.options = options
+        self.asker = asker
+        self.memory = memory
+        self.segment_size = segment_size
+        self.archive = Archive(options.archivelocation)
+        self.spool = spool.folder(options.xlogfilepath)
+        self.bound = spool.bound(options.look_ahead, segment_size)
+        self.position = options.nextwalfile
+        self.told = ""
+        self.held: list[str] = []
+        self.pruned = ""
+        self.advanced = 0
+
+    def run(self) -> None:
+        lock = spool.claim(self.spool, self.asker.identity())
+        if lock is None:
+            return
+        spool.empty(self.spool)
+        taken_at = reviewed_at = time.monotonic()
+        while self._wanted():
+            now = time.monotonic()
+            if self._follow():
+                taken_at = now
+            if now - reviewed_at >= _REVIEW:
+                reviewed_at = now
+                self._review()
+            if self._fill():
+                continue
+            if not self.held or now - taken_at > _IDLE:
+                # Nothing more in the archive: the call that waits for it starts the next child.
+                break
+            time.sleep(_SHORT_NAP if now - taken_at < 1.0 else _LONG_NAP)
+        self._prune()
+
+    def _wanted(self) -> bool:
+        """Whether the server still is in the recovery that this child serves; else leave nothing behind that it may not take."""
+        try:
+            self.asker.alive()
+        except StandbyError as gone:
+            # The startup process ends with recovery, under a postmaster that goes on: then the spool is only in the way.
+            if gone.status == SERVER_GONE and self.asker.promoted():
+                spool.empty(self.spool)
+            return False
+        if self.memory.refused() is not None or self._fast():
+            spool.empty(self.spool)
+            return False
+        return True
+
+    def _fast(self) -> bool:
+        path = self.options.trigger
+        if path is None or (self.asker.standby_mode and not self.options.promote):
+            return False
+        return trigger.look(path, self.options.trust_trigger).word == trigger.FAST
+
+    def _follow(self) -> bool:
+        """Move on to where the server is; whether it has moved."""
+        before = self.position
+        told = spool.read_position(self.spool)
+        if told and told != self.told:
+            self.told = told
+            if told[8:] > self.position[8:]:
+                self.position = told
+        while self.held and not os.path.exists(os.path.join(self.spool, self.held[0])):
+            self.position = max(self.position, self.held.pop(0), key=lambda name: name[8:])
+        passed = [name for name in self.held if name[8:] <= self.position[8:]]
+        for name in passed:
+            spool.remove(self.spool, name)
+        self.held = [name for name in self.held if name not in passed]
+        if self.position == before:
+            return False
+        self.advanced += 1
+        return True
+
+    def _review(self) -> None:
+        """Withdraw what has changed in the archive, or is gone from it; see to the restart point."""
+        for index, name in enumerate(self.held):
+            try:
+                status = os.stat(os.path.join(self.spool, name))
+            except OSError:
+                continue
+            if spool.is_stale(status, self.archive, name):
+                # What stands behind it comes from the same archive: made anew with it.
+                for stale in self.held[index:]:
+                    spool.remove(self.spool, stale)
+                del self.held[index:]
+                break
+        self._prune()
+
+    def _fill(self) -> bool:
+        """Make the next segment ready; False where none is to be made now."""
+        if len(self.held) >= self.bound or not self._room():
+            return False
+        last = self.held[-1] if self.held else self.position
+        for name in self._successors(last):
+            found = self._fetch(name)
+            if found.state == fetch.SETTLING and found.seconds <= 1.0:
+                time.sleep(found.seconds)
+                found = self._fetch(name)
+            if found.state == fetch.READY and found.copy is not None:
+                try:
+                    self.asker.alive()
+                    found.copy.date(found.modified)
+                    found.copy.publish(os.path.join(self.spool, name))
+                except (OSError, StandbyError):
+                    found.copy.discard()
+                    return False
+                self.held.append(name)
+                return True
+        return False
+
+    def _fetch(self, name: str) -> fetch.Found:
+        options = self.options.for_file(name, os.path.join(self.spool, name))
+        return fetch.Fetcher(options, wal.SEGMENT, self.asker).fetch()
+
+    def _successors(self, name: str) -> "list[str]":
+        """What the server may ask for after a segment: the next of its timeline, or of a newer one that begins there."""
+        following = wal.neighbour(name, 1, self.segment_size)
+        if following is None:
+            return []
+        if self.archive.holds(following):
+            return [following]
+        newer = wal.timeline(name) + 1
+        names: list[str] = []
+        while self.archive.holds(f"{newer:08X}.history") and len(names) < 100:
+            names.append(f"{newer:08X}{following[8:]}")
+            newer += 1
+        return [name for name in names if self.archive.holds(name)]
+
+    def _room(self) -> bool:
+        """Whether the file system of pg_wal has room to spare: a full one stops the server."""
+        try:
+            free = osdep.free_bytes(self.spool)
+        except OSError:
+            return False
+        return free - self.segment_size >= min(_ROOM_LEFT, 16 * self.segment_size)
+
+    def _prune(self) -> None:
+        """Remove from the archive what lies before the restart point, which moves on while the shell takes hits without us."""
+        if self.options.restartwalfile is None:
+            return
+        restart: str | None = self.options.restartwalfile
+        # Before its redo has begun, a server's pg_control may still be that of the end of a base backup: too late a point.
+        if self.advanced > _REDO_HAS_BEGUN or restart != wal.NO_RESTART_POINT:
+            restart = self.asker.restart_segment(self.segment_size) or restart
+        oldest = prune.cutoff(self.position, restart, 0, self.segment_size)
+        if oldest is not None and oldest != self.pruned:
+            self.pruned = oldest
+            prune.prune(self.options.archivelocation, oldest)
