@@ -33,6 +33,9 @@ _MOMENT = 0.01
 _LONG_MOMENT = 0.5
 """The same where there are sectors of zeros, as a copy out of order leaves them, or a history file has no end."""
 
+_ENOUGH = 512 << 10
+"""Bytes of the next segment that hold the end of the last record of this one, unless that is larger than any usual."""
+
 _DEFAULT_SEGMENT_SIZE = 16 << 20
 
 _OVERRULE = "To restore it by its size all the same, use --verify size."
@@ -261,6 +264,8 @@ class Fetcher:
                 self._warn_by_hand(copy)
             return found
         verdict = self._judge_pages(copy, rested >= _LONG_MOMENT)
+        if verdict.state == ready.DOUBTFUL and verdict.zeros and self._ends_torn(copy):
+            verdict = ready.Verdict(ready.UNFINISHED, "breaks off inside its last record, whose checksum is wrong")
         if verdict.state == ready.UNFINISHED:
             self._judged = (_signature(status), time.monotonic() + 60, verdict.reason)
             unfinished = self._unfinished(verdict.reason)
@@ -277,6 +282,19 @@ class Fetcher:
 
     def _hands_over_unfinished(self, rested: float) -> bool:
         return self.takes_unfinished and rested >= self._options.sleep
+
+    def _ends_torn(self, copy: Copy) -> bool:
+        """Whether the next segment, if it is there, tells that the last record is torn."""
+        following = wal.neighbour(self._name, 1, self._segment_size)
+        head = osdep.read_small(self.archive.path(following), _ENOUGH) if following else None
+        if not head:
+            return False
+        import mmap
+
+        from pystandby import records
+
+        with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
+            return records.torn_end(content, head)  # type: ignore[arg-type]  # as in _judge_pages()
 
     def _judge_pages(self, copy: Copy, at_rest: bool) -> ready.Verdict:
         import mmap

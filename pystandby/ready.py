@@ -120,6 +120,9 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str, at_rest: b
     end = _last_record(content, last, block, first)
     if end.broken:
         return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: {end.broken}", size)
+    hole = _hole(content, end.offset)
+    if hole is not None:
+        return Verdict(UNFINISHED, f"has a hole at offset {hole}: the checksum of the record there is wrong", size)
     if end.reaches_end_of_page:
         if last == pages - 1:
             if end.is_switch:
@@ -190,6 +193,28 @@ def _has_zero_sector(content: "bytes | bytearray | memoryview", end: int) -> boo
     return False
 
 
+_HOLE = 4096
+"""The smallest hole that is looked for at any time: what file systems and their caches write at once."""
+
+
+def _hole(content: "bytes | bytearray | memoryview", end: int) -> "int | None":
+    """The offset of the first 4 kB of zeros before ``end`` that are not data of their record; None if there are none."""
+    with memoryview(content) as view, view.cast("Q") as longs:
+        first_words = longs[: end // _HOLE * (_HOLE // 8) : _HOLE // 8].tolist()
+    if 0 not in first_words:
+        return None
+    zeros = [
+        number * _HOLE
+        for number, word in enumerate(first_words)
+        if word == 0 and _is_zero(content, number * _HOLE, (number + 1) * _HOLE)
+    ]
+    if not zeros:
+        return None
+    from pystandby import records
+
+    return records.first_damaged(content, zeros)
+
+
 def _is_header_only(content: "bytes | bytearray | memoryview", start: int, block: int) -> bool:
     """Whether a page has a header that announces nothing, and zeros behind it."""
     _, info, _, _, remaining = wal.SHORT_HEADER.unpack_from(content, start)
@@ -201,15 +226,12 @@ def _is_header_only(content: "bytes | bytearray | memoryview", start: int, block
 class _End:
     """Where the records of a page end: at which offset of the file, after what kind of record, and what is odd about it."""
 
-    __slots__ = ("broken", "continues", "is_switch", "offset", "reaches_end_of_page")
+    __slots__ = ("broken", "is_switch", "offset", "reaches_end_of_page")
 
-    def __init__(
-        self, offset: int, is_switch: bool = False, at_end: bool = False, continues: bool = False, broken: str = ""
-    ) -> None:
+    def __init__(self, offset: int, is_switch: bool = False, at_end: bool = False, broken: str = "") -> None:
         self.offset = offset
         self.is_switch = is_switch
         self.reaches_end_of_page = at_end
-        self.continues = continues
         self.broken = broken
 
 
@@ -226,27 +248,27 @@ def _last_record(content: "bytes | bytearray | memoryview", number: int, block: 
         if remaining == 0:
             return _End(offset, broken="a continued record without a length")
         if offset + remaining > end:
-            return _End(end, at_end=True, continues=True)
+            return _End(end, at_end=True)
         if remaining < header_size and number > 0:
             is_switch = _switch_split_over(content, number, block, first, remaining)
         offset += (remaining + 7) & ~7
     elif remaining:
         return _End(offset, broken="a remaining length without a continued record")
     while offset < end:
-        length = int.from_bytes(content[offset : offset + 4], "little" if _LITTLE_ENDIAN else "big")
+        (length,) = wal.RECORD_LENGTH.unpack(bytes(content[offset : offset + 4]))
         if length == 0:
             return _End(offset, is_switch)
         if length < header_size:
             return _End(offset, broken=f"a record of {length} bytes")
         if offset + header_size > end:
-            return _End(end, at_end=True, continues=True)
+            return _End(end, at_end=True)
         _, before, is_switch = wal.record_header(first.magic, bytes(content[offset : offset + header_size]))
         here = first.address + offset
         if before >= here or (previous is not None and before != previous):
             return _End(offset, broken="a record that does not follow the one before it")
         previous = here
         if offset + length > end:
-            return _End(end, at_end=True, continues=True)
+            return _End(end, at_end=True)
         offset += (length + 7) & ~7
     return _End(end, is_switch, at_end=True)
 

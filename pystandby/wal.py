@@ -128,6 +128,9 @@ class FirstPage:
 # Records: XLogRecord. Its fields stood elsewhere before 9.5, and were eight bytes longer.
 
 _RECORD = struct.Struct("=I4xQBB2xI")
+RECORD_LENGTH = struct.Struct("=I")
+"""The first field of a record: its length in bytes, header included."""
+
 _OLD_RECORD = struct.Struct("=I8xBB2xQ")
 
 SWITCH = 0x40
@@ -150,11 +153,14 @@ def record_header(magic: int, raw: bytes) -> "tuple[int, int, bool]":
     return length, previous, is_switch and length == _RECORD.size and crc32c(raw[: _RECORD.size - 4]) == checksum
 
 
+CRC32C_POLYNOMIAL = 0x82F63B78
+
+
 def crc32c(data: bytes) -> int:
     """CRC-32C, as PostgreSQL's records bear it since 9.5 (src/port/pg_crc32c_sb8.c). A bit at a time: for a few bytes only."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
         for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+            crc = crc >> 1 ^ (CRC32C_POLYNOMIAL if crc & 1 else 0)
     return crc ^ 0xFFFFFFFF
