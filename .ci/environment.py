@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn
 
 CLONE = Path(__file__).resolve().parent.parent
 
-IN_WHEEL = ("pyproject.toml", "README.md", "LICENSE", "pystandby", "contrib/linux/pystandby")
+IN_WHEEL = ("pyproject.toml", "README.md", "LICENSE", "pystandby", "contrib/linux")
 IN_SDIST = (*IN_WHEEL, "CHANGELOG.md", "Makefile", "tests", "bench", "docs", "contrib", ".ci")
 
 WANTED = {

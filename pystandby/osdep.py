@@ -129,6 +129,15 @@ if sys.platform == "win32":
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Windows has no SIGUSR1."""
 
+    class UserSignalHeld:
+        """Nothing to hold: see on_user_signal()."""
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
     def signal_postmaster(pid: int) -> None:
         """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
         raise OSError(errno.ENOSYS, "not supported on Windows")
@@ -151,6 +160,8 @@ if sys.platform == "win32":
         return None
 
 else:
+    # signal itself imports enum, at half a start of Python.
+    import _signal  # type: ignore[import-not-found]
     import fcntl
 
     _FICLONE = 0x40049409
@@ -215,15 +226,23 @@ else:
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138)."""
-        import _signal  # type: ignore[import-not-found]  # signal itself imports enum, at half a start of Python
-
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
+
+    class UserSignalHeld:
+        """While threads are started, which inherit it: SIGUSR1 is for the main thread, the one that Python's handlers run in.
+
+        Another that took it would leave the main thread waiting, and the handler with it.
+        """
+
+        def __enter__(self) -> None:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGUSR1})
+
+        def __exit__(self, *_: object) -> None:
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGUSR1})
 
     def signal_postmaster(pid: int) -> None:
         """Send SIGUSR1, which has the postmaster look for a promote file. Raises OSError."""
-        import signal
-
-        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, _signal.SIGUSR1)
 
     def fork(work: "Callable[[], None]") -> None:
         """Do ``work`` in a child that outlives us, holds none of our files open, and ends with it. Raises OSError."""

@@ -147,7 +147,9 @@ class _Restore:
         self._warn_once(message, "Recovery goes on as if it were not there.", hint)
 
     def _end(self, why: str, fast: "trigger.Trigger | None" = None) -> _EndOfRecovery:
-        """Do what the end of recovery takes, and return what to raise."""
+        """Do what the end of recovery takes, and return what to raise. Raises StandbyError if the server has gone."""
+        # An orphan must not use up a trigger file that is meant for the next server.
+        self.asker.alive()
         if not self.is_segment:
             return _EndOfRecovery()
         remembered = True

@@ -6,7 +6,7 @@ Looking goes on beside watching: a network file system tells nobody what another
 import _thread
 import time
 
-from pystandby import say
+from pystandby import osdep, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Waiter:
         # What stirred before this look is found by it; what stirs from here on may be too late for it, and ends the next wait.
         self._stirred = False
         try:
-            _thread.start_new_thread(worker, ())
+            with osdep.UserSignalHeld():
+                _thread.start_new_thread(worker, ())
         except RuntimeError:
             # No thread to be had: then without the patience.
             return work()
@@ -92,7 +93,8 @@ class Waiter:
         try:
             from pystandby.watch import Watch
 
-            self._watch = Watch(folders, names, self.wake)
+            with osdep.UserSignalHeld():
+                self._watch = Watch(folders, names, self.wake)
         except Exception as failure:
             self._unwatchable(failure)
 
@@ -108,7 +110,7 @@ class Waiter:
     @staticmethod
     def _unwatchable(failure: Exception) -> None:
         say.warning(
-            f"could not watch for what arrives: {failure}",
+            f"could not watch for what arrives: {str(failure) or type(failure).__name__}",
             "Segments and the trigger file are found all the same, at the next look, every SLEEPTIME seconds.",
             "To do without watching and without this warning, use --poll.",
         )

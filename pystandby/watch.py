@@ -51,12 +51,12 @@ class Watch:
         self._watched: dict[str, tuple[ObservedWatch, tuple[int, int]]] = {}
         self._observer.start()
 
-    def arm(self) -> "OSError | None":
+    def arm(self) -> "Exception | None":
         """Watch every folder that is there and not watched yet, or another one by now; why one cannot be, if so.
 
         To be called before each look: what arrives before the watch stands is found by that look.
         """
-        failed: OSError | None = None
+        failed: Exception | None = None
         for folder in self._folders:
             try:
                 status = os.stat(folder)
@@ -74,7 +74,8 @@ class Watch:
                     self._watched[folder] = (self._observer.schedule(self._handler, folder), identity)
             except KeyError:
                 pass
-            except OSError as failure:
+            except Exception as failure:
+                # OSError: no inotify left; RuntimeError, MemoryError: no thread.
                 failed = failure
         return failed
 
