@@ -16,8 +16,6 @@ else:
     # Generic only in later versions of click.
     _ParameterType = click.ParamType
 
-_TRY = 'Try "pystandby --help" for more information.'
-
 
 class _Number(_ParameterType):
     """A whole number in plain digits, within limits: int() would take "1_0" and other scripts' digits as well."""
@@ -173,7 +171,7 @@ def main(arguments: "list[str]") -> int:
                     exits.USAGE,
                     f'this version of pystandby has no verb "{arguments[0]}"',
                     f'To restore from an archive of that name, write "./{arguments[0]}".',
-                    _TRY,
+                    'Try "pystandby --help" for more information.',
                 )
             return int(demo.main(arguments[1:], prog_name="pystandby demo", standalone_mode=False) or 0)
         if not arguments and "_PYSTANDBY_COMPLETE" in os.environ:
@@ -206,11 +204,12 @@ def _usage_error(failure: click.ClickException, arguments: "list[str]") -> Stand
     elif isinstance(failure, click.BadParameter):
         message = failure.message
     given = " ".join(arguments)
+    verb = f"{arguments[0]} " if arguments and arguments[0] in VERBS else ""
     return StandbyError(
         exits.USAGE,
         message,
         f"The command line was: pystandby {given}"
         if given
         else "pystandby wants an archive, a WAL file's name and a destination.",
-        _TRY,
+        f'Try "pystandby {verb}--help" for more information.',
     )

@@ -22,7 +22,11 @@ GONE, BACK = "cannot be read", "can be read again"
 def move_away(scene: Scene) -> Callable[[], None]:
     aside = scene.folder / "elsewhere"
     scene.archive.rename(aside)
-    return lambda: [aside.rename(scene.archive)].clear()
+
+    def back() -> None:
+        aside.rename(scene.archive)
+
+    return back
 
 
 def put_a_file_there(scene: Scene) -> Callable[[], None]:

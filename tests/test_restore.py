@@ -245,7 +245,7 @@ def test_standby_mode_never_waits(standby: Standby, prepare: object) -> None:
     assert callable(prepare)
     prepare(standby.data)
     assert run(*standby.command(NAME, "-s", "60"), cwd=standby.data.path, deadline=30) == (NOT_THERE, "", "")
-    standby.put(NEXT)
+    standby.put(NEXT, segments.full(NEXT, version=(standby.data.path / "PG_VERSION").read_text().strip()))
     assert standby.ask(NEXT) == (DELIVERED, "", "")
 
 

@@ -160,7 +160,9 @@ def usage(*options: str) -> Callable[[Scene], str]:
 
 def unexpected(scene: Scene) -> str:
     """A defect in the middle of the program."""
-    program = "import sys, pystandby.run; pystandby.run.restore = lambda options: 1 // 0; from pystandby.launch import start; start()"
+    program = (
+        "import sys, pystandby.run; pystandby.run.restore = lambda options: 1 // 0; from pystandby.launch import start; start()"
+    )
     return scene.restore_command(program=(sys.executable, "-c", program))
 
 

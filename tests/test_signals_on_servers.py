@@ -36,7 +36,9 @@ def until_gone(command: int, server: Server) -> None:
 def comes_back(scene: Scene, standby: Server, replayed: int) -> None:
     """Start the server again, and see that nothing was lost."""
     standby.begin()
-    command = standby.until_waiting(replayed + 1, times=standby.log_text().count(f"waiting for {scene.stock.names[replayed + 1]}\n"))
+    command = standby.until_waiting(
+        replayed + 1, times=standby.log_text().count(f"waiting for {scene.stock.names[replayed + 1]}\n")
+    )
     standby.assert_not_promoted()
     scene.together(command, word="smart")
     standby.until_promoted(scene.stock.rows[replayed])

