@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ARRIVALS = (EVENT_TYPE_CREATED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED, EVENT_TYPE_MODIFIED, EVENT_TYPE_DELETED)
+# "attrib", a file made readable, was "modified" up to watchdog 6, which has no name for it.
+_ARRIVALS = (EVENT_TYPE_CREATED, EVENT_TYPE_MOVED, EVENT_TYPE_CLOSED, EVENT_TYPE_MODIFIED, EVENT_TYPE_DELETED, "attrib")
 
 
 class _Handler(FileSystemEventHandler):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from support import segments
 from support.servers import SLOW, Scene, Server, eventually
 

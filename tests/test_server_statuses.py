@@ -7,6 +7,7 @@ anything from 1 to 125 would promote it there. tests/test_exits.py holds the num
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from pystandby import exits
 from support import segments
 from support.command import PYSTANDBY
 from support.servers import SLOW, Scene, Server, eventually
+
+from pystandby import exits
 
 pytest_plugins = ["support.servers"]
 
@@ -167,8 +168,19 @@ def unexpected(scene: Scene) -> str:
 
 
 def module_missing(scene: Scene) -> str:
-    """The script is there, and the package is not, as after half an upgrade."""
-    return scene.restore_command(program=(sys.executable, "-I", "-S", PYSTANDBY))
+    """The scripts are there, and the package is not, as after half an upgrade."""
+    return scene.restore_command(program=(sys.executable, "-I", "-S", PYSTANDBY.with_name("pystandby-python")))
+
+
+def interpreter_gone(scene: Scene) -> str:
+    """The scripts are there, and the Python that they were installed for is not, as after an upgrade of the system."""
+    folder = scene.folder / "bin"
+    folder.mkdir()
+    shutil.copy(PYSTANDBY, folder)
+    body = PYSTANDBY.with_name("pystandby-python").read_text().partition("\n")[2]
+    (folder / "pystandby-python").write_text(f"#!/nonexistent/python3\n{body}")
+    (folder / "pystandby-python").chmod(0o755)
+    return scene.restore_command(program=(folder / "pystandby",))
 
 
 def dependency_missing(scene: Scene) -> str:
@@ -222,6 +234,7 @@ FAILURES = [
     Failure("usage-out-of-range", exits.USAGE, usage("-s", "0"), "from 1 to 60"),
     Failure("unexpected", exits.UNEXPECTED, unexpected, "unexpected ZeroDivisionError"),
     Failure("module-missing", exits.MODULE_MISSING, module_missing, "pystandby cannot be started"),
+    Failure("interpreter-gone", 127, interpreter_gone, "/nonexistent/python3"),
     Failure("dependency-missing", exits.MODULE_MISSING, dependency_missing, "a module cannot be imported"),
     Failure("destination", exits.DESTINATION_FAILED, destination_full, 'could not write "pg_wal/RECOVERYXLOG": File too large'),
     Failure("source", exits.SOURCE_FAILED, source_broken, "could not read"),
@@ -254,7 +267,8 @@ def test_failures_stop_the_server_and_lose_nothing(scene: Scene, failure: Failur
     command = f"{history}if [ %f = {name} ]; then {bad}; else {good}; fi"
     standby = scene.standby(restore_command=command, standby_mode=standby_mode, settings=QUICKLY).begin(connections=False)
     log = standby.until_down()
-    assert f'could not restore file "{name}" from archive: child process exited with exit code {failure.status}' in log, log
+    how = "command not found" if failure.status == 127 else f"child process exited with exit code {failure.status}"
+    assert f'could not restore file "{name}" from archive: {how}' in log, log
     assert failure.says in log, log
     assert f"{scene.stock.names[3]} restored" in log, log
     standby.assert_not_promoted()

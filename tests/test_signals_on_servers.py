@@ -11,7 +11,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from support import segments
 from support.servers import SLOW, SOON, Scene, Server, alive, eventually
 

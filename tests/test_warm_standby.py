@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from support import segments
 from support.servers import MB, SLOW, SOON, Scene, Server, archive_command, eventually
 

@@ -1,0 +1,167 @@
+"""The samples in contrib/linux, run as their comments tell, on real servers; and that none of them is left out."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import PYSTANDBY
+from support.servers import Scene, Server, eventually
+
+pytest_plugins = ["support.servers"]
+
+SAMPLES = Path(__file__).resolve().parent.parent / "contrib" / "linux"
+
+ARCHIVE, TRIGGER = "/mnt/server/archive", "/var/lib/postgresql/failover"
+
+
+def filled_in(scene: Scene, name: str, program: Path = PYSTANDBY) -> str:
+    """A sample with its placeholders replaced, as its own comments tell."""
+    text = (SAMPLES / name).read_text()
+    settings = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
+    assert ARCHIVE in text.split("\n\n")[0], "the comments name every placeholder"
+    settings = settings.replace(ARCHIVE, str(scene.archive))
+    if "restore_command" in settings:
+        assert TRIGGER in text.split("\n\n")[0], "the comments name every placeholder"
+        settings = settings.replace(TRIGGER, str(scene.trigger_file)).replace("exec pystandby ", f"exec {program} ")
+        assert str(scene.trigger_file) in settings
+        assert str(program) in settings
+    assert not re.search(r"/mnt|/var/lib", settings), "a placeholder that no comment names"
+    return f"\n{settings}\n"
+
+
+def sample_primary(scene: Scene) -> Server:
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary()
+    # Every archive_command before was somebody else's.
+    primary.configure({"archive_mode": False, "archive_command": "false", "wal_level": "minimal", "max_wal_senders": 0})
+    primary.write("postgresql.conf", filled_in(scene, "postgresql-primary.conf"), append=True)
+    primary.configure({"max_wal_senders": 10})
+    return primary.begin()
+
+
+def sample_standby(scene: Scene, program: Path = PYSTANDBY) -> Server:
+    standby = scene.bare_standby()
+    if scene.stock.installation.version < 12:
+        standby.write("recovery.conf", filled_in(scene, "recovery.conf", program))
+        standby.configure({"hot_standby": True})
+    else:
+        standby.write("postgresql.conf", filled_in(scene, "postgresql-warm-standby.conf", program), append=True)
+        standby.write("recovery.signal", "")
+    return standby.begin()
+
+
+def write_and_switch(primary: Server) -> int:
+    """Add rows on the primary, and have them archived."""
+    primary.sql("INSERT INTO ledger (note) SELECT repeat(md5(i::text), 8) FROM generate_series(1, 200) i")
+    ((segment,),) = primary.sql("SELECT pg_walfile_name(pg_switch_wal())")
+
+    def archived() -> bool:
+        return primary.sql(f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver") == [(True,)]
+
+    eventually(archived, f"{segment} is archived", tell=primary.tell)
+    return primary.rows()
+
+
+def fails_over(scene: Scene) -> None:
+    """Run the samples of a primary and of a standby, through a smart failover."""
+    primary = sample_primary(scene)
+    standby = sample_standby(scene)
+    rows = write_and_switch(primary)
+    # With what the sample says of recovery_prefetch, or up to 14, a query sees the last segment as soon as it is there.
+    standby.until_rows(rows)
+    rows = write_and_switch(primary)
+    standby.until_rows(rows)
+    assert standby.in_recovery()
+    eventually(standby.commands, "a command waits", tell=standby.tell)
+    # What is not archived yet is lost; what is archived is not.
+    rows = write_and_switch(primary)
+    primary.stop("immediate")
+    scene.trigger_file.touch()
+    standby.until_promoted(rows)
+    assert not scene.trigger_file.exists(), "recovery_end_command removes it"
+    assert not list(scene.archive.glob(".*")), "no half copy stays in the archive"
+    assert "WARNING" not in primary.log_text() + standby.log_text()
+
+
+def test_no_sample_is_left_out() -> None:
+    """Each of these is run by a test below."""
+    tested = {
+        "README.md",
+        "postgresql-primary.conf",
+        "postgresql-warm-standby.conf",
+        "pystandby",
+        "pystandby-python",
+        "recovery.conf",
+    }
+    assert set(os.listdir(SAMPLES)) == tested
+    readme = (SAMPLES / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in tested - {"README.md"})
+
+
+def test_the_samples_for_12_and_later(scene: Scene) -> None:
+    fails_over(scene)
+
+
+def test_the_samples_for_11_and_earlier(scene11: Scene) -> None:
+    fails_over(scene11)
+
+
+def test_a_fast_failover_with_the_samples(scene: Scene) -> None:
+    scene.feed(to=4)
+    standby = sample_standby(scene)
+    standby.until_rows(scene.stock.rows[4])
+    (command,) = eventually(standby.commands, "a command waits", tell=standby.tell)
+    scene.together(command, 5, 6, word="fast\n")
+    standby.until_promoted(scene.stock.rows[4])
+    assert not scene.trigger_file.exists()
+
+
+def test_the_primarys_sample_never_replaces_what_is_archived(scene: Scene) -> None:
+    """Two primaries that archive to one folder: the second is told, and its segments stay with it."""
+    primary = sample_primary(scene)
+    ((segment,),) = primary.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+    scene.put(str(segment), b"another's")
+    primary.sql("INSERT INTO ledger (note) VALUES ('x')")
+    primary.sql("SELECT pg_switch_wal()")
+    primary.until_log("archive command failed")
+    assert (scene.archive / str(segment)).read_bytes() == b"another's"
+
+
+def test_the_executable_is_the_installed_one() -> None:
+    """pip puts its own interpreter into the first line of the part in Python, and changes nothing else."""
+    assert (SAMPLES / "pystandby").read_bytes() == PYSTANDBY.read_bytes()
+    assert os.access(PYSTANDBY, os.X_OK)
+    sample = (SAMPLES / "pystandby-python").read_text().splitlines()
+    installed = PYSTANDBY.with_name("pystandby-python").read_text().splitlines()
+    assert sample[0] == "#!python"
+    assert installed[0].startswith("#!/")
+    assert sample[1:] == installed[1:]
+
+
+def test_the_executable_with_another_interpreter_line(scene: Scene) -> None:
+    """As a packager installs it: both parts in one folder, the first called through a link from another."""
+    folder = scene.folder / "libexec"
+    folder.mkdir()
+    shutil.copy(SAMPLES / "pystandby", folder)
+    body = (SAMPLES / "pystandby-python").read_text().partition("\n")[2]
+    (folder / "pystandby-python").write_text(f"#!{sys.executable}\n{body}")
+    program = scene.folder / "pystandby"
+    program.symlink_to(folder / "pystandby")
+    scene.feed(to=2)
+    standby = sample_standby(scene, program)
+    standby.until_rows(scene.stock.rows[2])
+    scene.feed(3)
+    standby.until_rows(scene.stock.rows[3])
+    standby.assert_not_promoted()
+
+
+@pytest.mark.parametrize("name", ["postgresql-primary.conf", "postgresql-warm-standby.conf", "recovery.conf"])
+def test_a_sample_is_no_longer_than_a_screen_is_wide(name: str) -> None:
+    """People copy from terminals. Commands cannot be broken."""
+    lines = (SAMPLES / name).read_text().splitlines()
+    assert all(len(line) <= 130 for line in lines if line.startswith("#"))
