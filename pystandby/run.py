@@ -18,7 +18,10 @@ _GRACE = 10.0
 asked for."""
 
 _BRIEFLY = 1.0
-"""Seconds that a file may take to prove that it rests even where nothing is waited for."""
+"""Seconds that a file may take to prove that it rests even where nothing is waited for, and to be copied without a word."""
+
+_AT_ONCE = 0.1
+"""Seconds of waiting for which no watch is set up: that takes as long."""
 
 
 class _EndOfRecovery(Exception):  # noqa: N818 - not an error: what was asked for
@@ -76,6 +79,7 @@ class _Restore:
         self.failures = 0
         self.seconds = 0.0
         self.hanging_since = 0.0
+        self.unfinished_since = 0.0
         self.signalled = False
         self.warned: set[str] = set()
 
@@ -383,7 +387,7 @@ class _Restore:
 
     def _pause(self) -> None:
         """Wait until the next look is due, or something arrives."""
-        if not self.watching and self.options.watch and not self.failures and self.seconds >= 1:
+        if not self.watching and self.options.watch and not self.failures and self.seconds > _AT_ONCE:
             self.watching = True
             folders = {self.options.archivelocation: None}
             names = {self.name, *self.fetcher.telling_names()}
@@ -417,6 +421,15 @@ class _Restore:
             return
         if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait":
             self._warn_once(found.new_timeline, *_NEW_TIMELINE)
+        if found.state != UNFINISHED:
+            self.unfinished_since = 0.0
+        elif self.may_wait:
+            # What cp is in the middle of is nothing to talk about.
+            self.unfinished_since = self.unfinished_since or time.monotonic()
+            left = self.unfinished_since + _BRIEFLY - time.monotonic()
+            if left > 0:
+                self.seconds = min(self.seconds, left)
+                return
         before, self.state = self.state, found.state
         if found.state == before:
             return
