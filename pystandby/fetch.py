@@ -151,7 +151,8 @@ class Fetcher:
         """The names whose arrival says something of the file waited for: the next segment, and the next timeline's history."""
         if self._kind != wal.SEGMENT:
             return []
-        following = wal.neighbour(self._name, 1, self._known_segment_size())
+        size = self._known_segment_size(os.path.dirname(self._options.xlogfilepath) or ".")
+        following = wal.neighbour(self._name, 1, size or _DEFAULT_SEGMENT_SIZE)
         return [*([following] if following else []), f"{wal.timeline(self._name) + 1:08X}.history"]
 
     # The file is there
@@ -405,20 +406,21 @@ class Fetcher:
 
     # Timelines
 
-    def _known_segment_size(self) -> int:
-        """The size in bytes of the cluster's segments, from one that is in pg_wal."""
+    def _known_segment_size(self, folder: str) -> int:
+        """The size in bytes of the cluster's segments, by the header of one in a folder; 0 where none tells."""
         if not self._segment_size:
-            folder = os.path.dirname(self._options.xlogfilepath) or "."
             try:
-                for name in os.listdir(folder):
-                    if wal.kind(name) == wal.SEGMENT:
-                        size = os.stat(os.path.join(folder, name)).st_size
-                        if wal.is_segment_size(size):
-                            self._segment_size = size
-                            break
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if wal.kind(entry.name) == wal.SEGMENT:
+                            head = osdep.read_small(entry.path, wal.LONG_HEADER_SIZE) or b""
+                            page = wal.FirstPage(head) if len(head) == wal.LONG_HEADER_SIZE else None
+                            if page is not None and page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size):
+                                self._segment_size = page.segment_size
+                                break
             except OSError:
                 pass
-        return self._segment_size or _DEFAULT_SEGMENT_SIZE
+        return self._segment_size
 
     def _new_timeline(self) -> str:
         """That a newer timeline makes the segment waited for impossible, in words; empty if none does."""
@@ -428,8 +430,11 @@ class Fetcher:
             if content is None:
                 return ""
             left = wal.history_switch_points(content).get(mine)
-            size = self._known_segment_size()
-            if left is not None and (wal.segment_number(self._name, size) + 1) * size > left:
+            # From pg_wal, which a fresh base backup has empty, or from the archive.
+            size = self._known_segment_size(os.path.dirname(self._options.xlogfilepath) or ".") or self._known_segment_size(
+                self.archive.directory
+            )
+            if size and left is not None and (wal.segment_number(self._name, size) + 1) * size > left:
                 return (
                     f"the archive has gone on to timeline {newer}, which left timeline {mine} at {ready.lsn(left)}, before the "
                     f"end of segment {self._name}"

@@ -29,9 +29,10 @@ def main(arguments: "list[str]") -> int:
     except BaseException as failure:
         status = _failed(failure)
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):
-        # Of a restore nothing goes to stdout; for a person, help that was not written is a failure.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        # Nothing of a restore goes to stdout; help that could not be written is a failure.
         return status or 201
     return status
 

@@ -199,10 +199,9 @@ def test_killed_while_copying_the_next_call_is_right(standby: Standby) -> None:
     name = segments.name(5, size=size)
     head = segments.full(name, size=segments.MB)
     path = standby.archive / name
-    with path.open("wb") as file:
-        # What is in it does not matter here; "none" delivers it as it is, and holes cost nothing.
-        file.write(head)
-        file.truncate(size)
+    # What is in it does not matter here; "none" delivers it as it is, and holes cost nothing.
+    path.write_bytes(head)
+    os.truncate(path, size)
     temporary = Path(f"{standby.restored}{SUFFIX}")
 
     def copied() -> int:

@@ -109,7 +109,13 @@ def test_nothing_goes_for_zeros_or_a_malformed_restartwalfile(standby: Standby, 
 
 @pytest.mark.parametrize(
     "restart",
-    [segments.name(11), segments.name(4096), "FFFFFFFFFFFFFFFFFFFFFFFF", segments.name(7, timeline=2), segments.name(11, timeline=0)],
+    [
+        segments.name(11),
+        segments.name(4096),
+        "FFFFFFFFFFFFFFFFFFFFFFFF",
+        segments.name(7, timeline=2),
+        segments.name(11, timeline=0),
+    ],
 )
 def test_nothing_goes_for_a_restartwalfile_later_than_the_segment(standby: Standby, restart: str) -> None:
     archive = Pruned(standby, names(0, 12), segments.name(10))

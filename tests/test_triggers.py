@@ -27,7 +27,24 @@ DELIVERED, END = 0, 1
 
 SMART_WORDS = ["", "smart", "smart\n", "smartly", "smart fast"]
 FAST_WORDS = ["fast", "fast\n", "fastest", "fast smart", "fast\0"]
-INVALID_WORDS = ["FAST", "Fast", " fast", "\nfast", "\n", " ", "x", "smar", "fas", "SMART", " smart", "\tsmart", "\ufefffast", "\0fast", "0", "promote"]
+INVALID_WORDS = [
+    "FAST",
+    "Fast",
+    " fast",
+    "\nfast",
+    "\n",
+    " ",
+    "x",
+    "smar",
+    "fas",
+    "SMART",
+    " smart",
+    "\tsmart",
+    "\ufefffast",
+    "\0fast",
+    "0",
+    "promote",
+]
 
 
 # Smart ----------------------------------------------------------------------------------------------------------------
@@ -60,7 +77,7 @@ def test_a_trigger_ends_the_wait_at_once(standby: Standby, word: str) -> None:
         standby.pull_trigger(word)
         result = waiting.result(AT_ONCE)
     assert result.status == END
-    assert f'says {word or "smart"}' in result.stderr
+    assert f"says {word or 'smart'}" in result.stderr
 
 
 @pytest.mark.parametrize("word", ["", "smart", "fast"])
@@ -70,7 +87,7 @@ def test_a_trigger_ends_the_wait_of_one_that_polls(standby: Standby, word: str) 
         standby.pull_trigger(word)
         result = waiting.result(AT_ONCE)
     assert result.status == END
-    assert f'says {word or "smart"}' in result.stderr
+    assert f"says {word or 'smart'}" in result.stderr
 
 
 def test_a_trigger_made_by_touch(standby: Standby) -> None:
@@ -464,9 +481,7 @@ def test_promote_with_a_fast_trigger(streaming: Standby) -> None:
 # In-process: look and empty -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"), [(SMART_WORDS, trigger.SMART), (FAST_WORDS, trigger.FAST), (INVALID_WORDS, None)]
-)
+@pytest.mark.parametrize(("words", "expected"), [(SMART_WORDS, trigger.SMART), (FAST_WORDS, trigger.FAST), (INVALID_WORDS, None)])
 def test_words(tmp_path: Path, words: list[str], expected: str | None) -> None:
     path = tmp_path / "trigger"
     for word in words:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import injected, segments
-from support.command import Argument, Result, Running, Standby, run, start, wait_until
+from support.command import PYSTANDBY, Argument, Result, Running, Standby, run, start, wait_until
 
 from pystandby import exits
 
@@ -231,7 +231,7 @@ def test_a_dead_file_server(standby: Standby, error: str) -> None:
     """Every system call on the archive fails, then works again."""
     content = standby.put(NAME)
     repaired = standby.folder / "repaired"
-    env = injected.environment(
+    program = injected.program(
         standby.folder,
         f"""
         for name in ("open", "stat", "scandir", "listdir", "lstat"):
@@ -239,7 +239,7 @@ def test_a_dead_file_server(standby: Standby, error: str) -> None:
                                       lambda: not _exists({str(repaired)!r})))
         """,
     )
-    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, env=env) as waiting:
+    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program) as waiting:
         waiting.until_says(f'archive "{standby.archive}" cannot be read: {os.strerror(getattr(__import__("errno"), error))}')
         assert standby.delivered() is None
         repaired.touch()
@@ -253,13 +253,13 @@ def test_a_file_that_cannot_be_opened(standby: Standby, error: str) -> None:
     """The archive is there, one file of it gives an error: a bad block, a stale handle, a lock. Waited for, said once."""
     content = standby.put(NAME)
     repaired = standby.folder / "repaired"
-    env = injected.environment(
+    program = injected.program(
         standby.folder,
         f"""
         os.open = failing(os.open, {str(standby.archive / NAME)!r}, errno.{error}, lambda: not _exists({str(repaired)!r}))
         """,
     )
-    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, env=env) as waiting:
+    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program) as waiting:
         waiting.until_says("Recovery waits for it; it is not taken for the end of WAL.")
         assert standby.delivered() is None
         repaired.touch()
@@ -276,8 +276,8 @@ READERS = ("read", "pread", "preadv", "readinto", "sendfile", "copy_file_range")
 def test_a_file_that_cannot_be_read(standby: Standby, error: str) -> None:
     """It can be opened, and reading it fails: tried MAXRETRIES times, then the status that stops the server."""
     standby.put(NAME)
-    env = injected.environment(standby.folder, unreadable_content(standby, error))
-    result = run(*standby.command(NAME, "-s", "1", "-r", "1"), cwd=standby.data.path, env=env)
+    program = injected.program(standby.folder, unreadable_content(standby, error))
+    result = run(*standby.command(NAME, "-s", "1", "-r", "1"), cwd=standby.data.path, program=program)
     assert result.status == exits.SOURCE_FAILED
     assert result.stderr.count("could not read") == 2
     assert "Try 1 of 2; the next in 1 seconds." in result.stderr
@@ -287,8 +287,8 @@ def test_a_file_that_cannot_be_read(standby: Standby, error: str) -> None:
 
 def test_a_file_that_can_be_read_again(standby: Standby) -> None:
     content = standby.put(NAME)
-    env = injected.environment(standby.folder, unreadable_content(standby, "EIO"))
-    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, env=env) as waiting:
+    program = injected.program(standby.folder, unreadable_content(standby, "EIO"))
+    with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program) as waiting:
         waiting.until_says("could not read")
         (standby.folder / "repaired").touch()
         assert waiting.result().status == exits.DELIVERED
@@ -297,9 +297,9 @@ def test_a_file_that_can_be_read_again(standby: Standby) -> None:
 
 def test_on_failure_end_recovery_is_pg_standbys_way(standby: Standby) -> None:
     standby.put(NAME)
-    env = injected.environment(standby.folder, unreadable_content(standby, "EIO"))
+    program = injected.program(standby.folder, unreadable_content(standby, "EIO"))
     words = standby.command(NAME, "-s", "1", "-r", "0", "--on-failure", "end-recovery")
-    result = run(*words, cwd=standby.data.path, env=env)
+    result = run(*words, cwd=standby.data.path, program=program)
     assert result.status == exits.END_OF_RECOVERY
     assert "--on-failure end-recovery" in result.stderr
 
@@ -315,18 +315,19 @@ def unreadable_content(standby: Standby, error: str) -> str:
 
 # --- a file system that does not answer at all --------------------------------------------------------------------------
 
-HANGING_CALLS = ("open", "stat", "read", "fstat")
-
-each_call = pytest.mark.parametrize("call", HANGING_CALLS)
+each_call = pytest.mark.parametrize("call", ["open", "stat", "read", "fstat"])
 
 
 def begin_hanging(standby: Standby, call: str, *options: Argument, path: Path | None = None) -> Running:
     """Ask for the segment with a function of the operating system that does not come back for anything in the archive."""
-    env = injected.environment(
+    program = injected.program(
         standby.folder,
         f"os.{call} = hanging(os.{call}, {str(path or standby.archive)!r}, {str(standby.folder / 'answers')!r})",
     )
-    running = start(*standby.command(NAME, *options), cwd=standby.data.path, env=env)
+    if call == "stat":
+        # The folder is asked only where the file is not there.
+        (standby.archive / NAME).unlink()
+    running = start(*standby.command(NAME, *options), cwd=standby.data.path, program=program)
     wait_until((standby.folder / "answers.reached").exists, "the command has asked the dead file system")
     return running
 
@@ -337,6 +338,7 @@ def test_an_archive_that_hangs_is_waited_for(standby: Standby, call: str) -> Non
     with begin_hanging(standby, call, "-s", "1") as waiting:
         waiting.until_says(NO_ANSWER)
         (standby.folder / "answers").touch()
+        standby.put(NAME, content)
         result = waiting.result()
     assert result.status == exits.DELIVERED
     assert result.stderr.count(NO_ANSWER) == 1
@@ -353,6 +355,7 @@ def test_sigterm_works_while_the_archive_hangs(standby: Standby, call: str) -> N
             waiting.signal(number)
             assert waiting.result(10).status == -number
         (standby.folder / "answers.reached").unlink()
+        standby.put(NAME)
     assert standby.delivered() is None
 
 
@@ -399,13 +402,11 @@ def test_pg_ctl_promote_works_while_the_archive_hangs(standby: Standby) -> None:
 def test_the_server_s_end_is_noticed_while_the_archive_hangs(standby: Standby) -> None:
     """Killed -9, its startup process takes nobody along: the command leaves by itself."""
     standby.put(NAME)
-    env = injected.environment(
+    program = injected.program(
         standby.folder, f"os.open = hanging(os.open, {str(standby.archive)!r}, {str(standby.folder / 'answers')!r})"
     )
-    from support.command import StartupProcess
-
-    with StartupProcess(standby.data.path, env) as server:
-        call = server.start(*standby.command(NAME, "-s", "1"))
+    with standby.server() as server:
+        call = server.start(*standby.command(NAME, "-s", "1"), program=program)
         wait_until((standby.folder / "answers.reached").exists, "the command has asked the dead file system")
         pid = hung_commands(standby)
         assert len(pid) == 1
@@ -428,6 +429,30 @@ def hung_commands(standby: Standby) -> list[int]:
             if os.fsencode(standby.archive) in words and not words[0].endswith(b"sh"):
                 found.append(int(entry.name))
     return found
+
+
+def test_an_archive_that_hangs_after_the_delivery(standby: Standby) -> None:
+    """The segment is where the server wants it, and nothing else is left to be decided."""
+    content = standby.put(NAME)
+    program = injected.program(
+        standby.folder, f"os.stat = hanging(os.stat, {str(standby.archive)!r}, {str(standby.folder / 'answers')!r})"
+    )
+    result = run(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program)
+    assert result.status == exits.DELIVERED
+    assert standby.delivered() == content
+
+
+def test_an_archive_that_hangs_while_it_is_pruned(standby: Standby) -> None:
+    content = standby.put(NAME)
+    standby.put(segments.name(3))
+    for call in ("listdir", "unlink"):
+        program = injected.program(
+            standby.folder, f"os.{call} = hanging(os.{call}, {str(standby.archive)!r}, {str(standby.folder / 'answers')!r})"
+        )
+        result = run(*standby.command(NAME, "-s", "1", restart=segments.name(4)), cwd=standby.data.path, program=program)
+        assert result.status == exits.DELIVERED
+        assert standby.delivered() == content
+        assert segments.name(3) in standby.archived()
 
 
 def test_a_trigger_file_on_a_dead_file_system_does_not_keep_sigterm_out(standby: Standby) -> None:
@@ -483,8 +508,6 @@ def test_unmounted_and_mounted_again(standby: Standby, tmp_path: Path) -> None:
         wait $command
         mv pg_wal/RECOVERYXLOG {tmp_path}/delivered-second
     """
-    from support.command import PYSTANDBY
-
     result = run("-c", script, PYSTANDBY, program=["unshare", "-Urm", "/bin/sh"], as_server=False)
     assert result.status == 0, (result.stderr, (tmp_path / "said").read_text())
     assert (tmp_path / "delivered-first").read_bytes() == (tmp_path / "first").read_bytes()

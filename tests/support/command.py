@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -199,9 +201,7 @@ def run(
 class StartupProcess:
     """A server's startup process: the session's leader, a shell, that runs one restore_command after the other."""
 
-    _LOOP = (
-        'umask 077; trap "" INT PIPE; while read -r file; do /bin/sh -c ". \\"$file\\"" </dev/null; echo $? >"$file.status"; done'
-    )
+    _LOOP = 'umask 077; trap "" INT PIPE; while read -r file; do /bin/sh "$file" </dev/null; done'
 
     def __init__(self, cwd: Path, env: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="startup-")
@@ -248,7 +248,8 @@ class StartupProcess:
         self._calls += 1
         file = Path(self._folder.name) / str(self._calls)
         words = " ".join(shlex.quote(str(word)) for word in (*program, *arguments))
-        file.write_text(f"{words} >{file}.stdout 2>{file}.stderr\n")
+        # In the shell between the two, which outlives a startup process that is killed.
+        file.write_text(f"{words} >{file}.stdout 2>{file}.stderr\necho $? >{file}.status\n")
         assert self._process.stdin is not None
         self._process.stdin.write(f"{file}\n".encode())
         self._process.stdin.flush()
@@ -283,6 +284,36 @@ class Call:
         """Wait for its end."""
         wait_until(lambda: self.has_ended, "the command has ended", deadline)
         return Result(int(self._read("status")), self._read("stdout"), self.stderr)
+
+
+class Installation:
+    """An installation of its own, made of links to the tested one's dependencies and a copy of its package, to be damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.bin = folder / "bin"
+        self.pystandby = self.bin / "pystandby"
+        self.python = self.bin / "python"
+        self.site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+        self.package = self.site / "pystandby"
+        self.bin.mkdir(parents=True)
+        self.site.mkdir(parents=True)
+        self.python.symlink_to(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
+        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+        for script in PYSTANDBY.parent.glob("pystandby*"):
+            copy = Path(shutil.copy(script, self.bin))
+            first, rest = copy.read_text().split("\n", 1)
+            if "python" in first:
+                copy.write_text(f"#!{self.python}\n{rest}")
+        installed = Path(sysconfig.get_path("purelib"))
+        shutil.copytree(installed / "pystandby", self.package)
+        for package in ("click", "watchdog"):
+            (self.site / package).symlink_to(installed / package)
+
+    def run(self, *arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None, deadline: float = DEADLINE) -> Result:
+        return run(*arguments, cwd=cwd, env=env, program=[self.pystandby], deadline=deadline)
+
+    def start(self, *arguments: Argument, cwd: Path) -> Running:
+        return start(*arguments, cwd=cwd, program=[self.pystandby])
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:

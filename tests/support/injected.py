@@ -1,19 +1,22 @@
 """Faults that no ordinary user can bring about for real: injected between the installed program and the operating system.
 
-    env = injected.environment(folder, 'os.open = failing(os.open, path="/archive", error=errno.EIO)')
-    run(..., env=env)
+    program = injected.program(folder, 'os.open = failing(os.open, "/archive", errno.EIO)')
+    run(..., program=program)
 
-Python imports a module sitecustomize before the program; this one replaces functions of os, with the helpers below at hand. The
-program itself runs as it is installed. What can be brought about for real (no room, no rights, too few descriptors, a mount that
-goes) is.
+Functions of os are replaced, with the helpers below at hand, before the installed pystandby-python runs as it is, by its own
+interpreter. What can be brought about for real (no room, no rights, too few descriptors, a mount that goes) is.
 """
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
 
-from support import command
+from support.command import PYSTANDBY, Argument
+
+PYTHON_SCRIPT = PYSTANDBY.with_name("pystandby-python")
+"""What the shell script pystandby starts."""
 
 _HELPERS = '''
 import errno, os, time
@@ -59,9 +62,16 @@ def hanging(function, path, until):
 '''
 
 
-def environment(folder: Path, code: str, **changes: str | None) -> dict[str, str]:
-    """The environment of a program in which ``code`` runs first; ``folder`` takes the module."""
-    home = folder / "injected"
-    home.mkdir(exist_ok=True)
-    (home / "sitecustomize.py").write_text(_HELPERS + textwrap.dedent(code))
-    return command.environment(PYTHONPATH=str(home), **changes)
+_RUN = f"""
+
+import runpy, sys
+sys.path[0] = {str(PYTHON_SCRIPT.parent)!r}
+runpy.run_path({str(PYTHON_SCRIPT)!r}, run_name="__main__")
+"""
+
+
+def program(folder: Path, code: str) -> list[Argument]:
+    """The words of a program that runs ``code`` and then the installed program; ``folder`` takes a file."""
+    script = folder / "injected.py"
+    script.write_text(_HELPERS + textwrap.dedent(code) + _RUN)
+    return [sys.executable, "-E", script]
