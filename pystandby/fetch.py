@@ -45,12 +45,13 @@ class Found:
     """What a look found: a state, and what to say of it.
 
     ``seconds`` is when to look again, ``rested`` for how long the file has not changed, ``modified`` its modification time in
-    nanoseconds; ``status`` the exit status of a failure that stays.
+    nanoseconds; ``folder`` is Archive.folder() of where it was found, ``status`` the exit status of a failure that stays.
     """
 
     __slots__ = (
         "copy",
         "detail",
+        "folder",
         "hint",
         "message",
         "modified",
@@ -71,6 +72,7 @@ class Found:
         self.hint = hint
         self.copy: Copy | Spooled | None = None
         self.modified = 0
+        self.folder = ""
         self.spooled = False
         self.new_timeline = ""
         self.rested = 0.0
@@ -126,10 +128,6 @@ class Fetcher:
             return self._unknown(entry)
         finally:
             entry.close()
-
-    def archive_folder(self) -> str:
-        """Archive.folder() of the archive."""
-        return self.archive.folder()
 
     def _is_unmounted(self) -> bool:
         """Whether the archive's path shows an empty folder in place of the one that files were restored from."""
@@ -256,6 +254,7 @@ class Fetcher:
         found = Found(READY, 0)
         found.copy = copy
         found.modified = status.st_mtime_ns
+        found.folder = self.archive.folder()
         found.segment_size = self._segment_size or _DEFAULT_SEGMENT_SIZE
         found.rested = rested
         if self._kind != wal.SEGMENT or self.verify == "none" or self._is_unknown:

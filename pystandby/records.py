@@ -93,7 +93,10 @@ def _begin(content: "Content", block: int, offset: int) -> "int | None":
 
 
 def _body(content: "Content", block: int, begin: int, length: int) -> "tuple[bytes, int]":
-    """The bytes of a record without the page headers in between, as many as there are, and the offset behind them."""
+    """The bytes of a record without the page headers in between, as many as there are, and the offset behind them.
+
+    Fewer too where a page does not continue the record: a crash has left it unfinished, and its checksum wrong, for good.
+    """
     parts: list[bytes] = []
     while length > 0 and begin < len(content):
         end = min(begin // block * block + block, begin + length)
@@ -101,7 +104,10 @@ def _body(content: "Content", block: int, begin: int, length: int) -> "tuple[byt
         parts.append(part)
         length -= len(part)
         begin = end
-        if begin % block == 0:
+        if length > 0 and begin % block == 0 and begin < len(content):
+            _, info, _, _, remaining = wal.SHORT_HEADER.unpack_from(content, begin)
+            if not info & wal.FIRST_IS_CONTINUED or remaining != length:
+                break
             begin += wal.SHORT_HEADER_SIZE
     return b"".join(parts), begin
 

@@ -311,23 +311,33 @@ class _Restore:
         return exits.DELIVERED
 
     def _care_after(self, found: Found) -> None:
-        """What is done once the file is where the server wants it."""
-        folder = self.fetcher.archive_folder()
-        if self.memory is not None and folder != self.known_folder:
-            self.memory.note_archive(self.options.archivelocation, folder)
+        """What is done once the file is where the server wants it: nothing that it would have to wait for long."""
+        if self.memory is not None and found.folder and found.folder != self.known_folder:
+            self.memory.note_archive(self.options.archivelocation, found.folder)
+        if self.looks_ahead or self.options.restartwalfile is not None or self.options.keep:
+            child = self.waiter.patiently(lambda: self._see_to_archive(found), self.options.sleep, self._hurry)
+            if child:
+                from pystandby import ahead
+
+                assert self.memory is not None
+                ahead.start(self.options, self.asker, self.memory, found.segment_size)
+
+    def _hurry(self, long: bool) -> None:
+        if long:
+            raise TimeoutError(f'archive "{self.options.archivelocation}" does not answer')
+
+    def _see_to_archive(self, found: Found) -> bool:
+        """Remove what is no longer needed; whether a child is to be started that looks ahead, and sees to that from then on."""
         following = wal.neighbour(self.name, 1, found.segment_size) if self.looks_ahead else None
-        if self.memory is not None and following is not None and self.fetcher.archive.holds(following):
-            from pystandby import spool
-
-            if not spool.note_position(self.spool, self.name):
-                # A child is there already, and sees to the old segments as well.
-                return
+        if following is None or not self.fetcher.archive.holds(following):
             self._prune(found)
-            from pystandby import ahead
+            return False
+        from pystandby import spool
 
-            ahead.start(self.options, self.asker, self.memory, found.segment_size)
-        else:
-            self._prune(found)
+        if not spool.note_position(self.spool, self.name):
+            return False
+        self._prune(found)
+        return True
 
     def _prune(self, found: Found) -> None:
         """Remove from the archive what no restart can need any more."""
