@@ -397,19 +397,12 @@ class _Restore:
 
     def _pause(self) -> None:
         """Wait until the next look is due, or something arrives."""
-        if not self.watching and self.options.watch and not self.failures and self.seconds > _AT_ONCE:
-            self.watching = True
-            folders = {self.options.archivelocation: None}
-            names = {self.name, *self.fetcher.telling_names()}
-            if self.options.trigger is not None:
-                folders[os.path.dirname(self.options.trigger) or "."] = None
-                names.add(os.path.basename(self.options.trigger))
-            if self.asker.kind == SERVER:
-                folders["."] = None
-                names.update(("promote", "postmaster.pid"))
-            self.waiter.watch(list(folders), frozenset(names))
-            # Look once more before waiting: what came between the last look and the watch wakes nobody.
-            return
+        if not self.watching and self.options.watch and self.seconds > _AT_ONCE:
+            self._watch()
+            if not self.failures:
+                # Look once more before waiting: what came between the last look and the watch wakes nobody.
+                return
+            self.waiter.patiently(self.waiter.arm, self.options.sleep, self._meanwhile)
         until = time.monotonic() + self.seconds
         while True:
             left = until - time.monotonic()
@@ -422,6 +415,18 @@ class _Restore:
             # Between two tries of a copy that failed, only what asks for the end at once counts: it raises.
             if self._asked_to_end() and not self.failures:
                 return
+
+    def _watch(self) -> None:
+        self.watching = True
+        folders = {self.options.archivelocation: None}
+        names = {self.name, *self.fetcher.telling_names()}
+        if self.options.trigger is not None:
+            folders[os.path.dirname(self.options.trigger) or "."] = None
+            names.add(os.path.basename(self.options.trigger))
+        if self.asker.kind == SERVER:
+            folders["."] = None
+            names.update(("promote", "postmaster.pid"))
+        self.waiter.watch(list(folders), frozenset(names))
 
     # What is said
 

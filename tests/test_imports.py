@@ -44,8 +44,7 @@ STANDARD = {"_struct", "errno", "fcntl", "mmap", "struct"}
 TOO_DEAR = {"_signal", "argparse", "asyncio", "click", "collections", "contextlib", "ctypes", "dataclasses", "datetime", "enum",
             "functools", "gettext", "importlib.metadata", "inspect", "json", "logging", "pathlib", "queue", "random", "re",
             "runpy", "selectors", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "traceback", "typing",
-            "warnings",
-            "watchdog"}  # fmt: skip
+            "warnings", "watchdog"}  # fmt: skip
 
 
 def imported(result: Result) -> set[str]:

@@ -178,6 +178,11 @@ def test_in_a_folder_with_blanks(standby: Standby) -> None:
     assert installed.run(*standby.command(NAME), cwd=standby.data.path) == (0, "", "")
     assert standby.delivered() == content
     assert installed.run(*standby.command(NAME, "-x"), cwd=standby.data.path).status == exits.USAGE
+    # No -E can be given there.
+    for variables in VARIABLES:
+        env = environment(**{name: value for name, value in variables.items() if "{" not in value})
+        result = installed.run(*standby.command(NAME), cwd=standby.data.path, env=env)
+        assert result.status == 0 or result.status > 125, (variables, result)
 
 
 def test_without_write_access_to_the_installation(standby: Standby) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.servers import SLOW, Scene, Server, eventually
+from support.servers import QUICKLY, SLOW, Scene, eventually
 
 pytest_plugins = ["support.servers"]
+
+pytestmark = pytest.mark.faults
 
 GONE, BACK = "cannot be read", "can be read again"
 
@@ -96,7 +98,7 @@ def test_away_in_the_middle_of_a_catch_up(scene: Scene) -> None:
     """Between two calls: the next one starts without ever having seen the archive."""
     scene.feed(to=7)
     standby = scene.standby("-s", "1").begin(connections=False)
-    eventually(lambda: f"{scene.stock.names[2]} restored" in standby.log_text(), "it catches up", tell=standby.tell, every=0)
+    standby.until_restored(2)
     back = move_away(scene)
     standby.until_log(GONE)
     standby.assert_not_promoted()
@@ -227,20 +229,14 @@ def test_maxwaittime_without_the_archive(scene: Scene) -> None:
 # --- standby mode ----------------------------------------------------------------------------------------------------
 
 
-def asked(standby: Server, segment: str) -> int:
-    """How often the server has asked for a segment."""
-    return standby.log_text().count(f"file {segment},")
-
-
 def test_standby_mode(scene: Scene) -> None:
     """The server itself asks again, and may stream meanwhile: so it gets its answer at once, and is told of an outage once."""
     scene.feed(to=4)
-    standby = scene.standby(standby_mode=True, settings={"wal_retrieve_retry_interval": "100ms"}).begin()
-    eventually(lambda: asked(standby, scene.stock.names[5]) >= 2, "it asks again", tell=standby.tell)
+    standby = scene.standby(standby_mode=True, settings=QUICKLY).begin()
+    standby.until_asked(5, 2)
     back = move_away(scene)
     standby.until_log(GONE)
-    before = asked(standby, scene.stock.names[5])
-    eventually(lambda: asked(standby, scene.stock.names[5]) >= before + 5, "it asks again and again", tell=standby.tell)
+    standby.until_asked(5, 5)
     assert standby.log_text().count(GONE) == 1, standby.tell()
     for name in scene.stock.names[5:8]:
         segments.put(archive_behind(scene), name, (scene.stock.archive / name).read_bytes())
@@ -258,7 +254,7 @@ def test_standby_mode_from_before_the_start(scene: Scene) -> None:
     """Without any WAL a server cannot start, in this mode as in the other. It may not be told that there is none."""
     scene.feed(to=3)
     back = move_away(scene)
-    standby = scene.standby(standby_mode=True, settings={"wal_retrieve_retry_interval": "100ms"}).begin(connections=False)
+    standby = scene.standby(standby_mode=True, settings=QUICKLY).begin(connections=False)
     standby.until_log(GONE)
     standby.assert_not_promoted()
     back()

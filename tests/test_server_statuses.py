@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +18,13 @@ from typing import NamedTuple
 import pytest
 from support import segments
 from support.command import PYSTANDBY
-from support.servers import SLOW, Scene, Server, eventually
+from support.servers import QUICKLY, SLOW, Scene, eventually
 
 from pystandby import exits
 
 pytest_plugins = ["support.servers"]
 
-QUICKLY: dict[str, str | int | bool] = {"wal_retrieve_retry_interval": "100ms"}
-"""How long a server in standby mode sleeps before it asks again."""
-
 both_modes = pytest.mark.parametrize("standby_mode", [False, True], ids=["recovery-mode", "standby-mode"])
-
-
-def asked(standby: Server, segment: int) -> int:
-    """How often the server has asked for a segment."""
-    return standby.log_text().count(f"file {standby.stock.names[segment]},")
 
 
 # --- 0 ---------------------------------------------------------------------------------------------------------------
@@ -95,11 +88,11 @@ def test_1_end_of_recovery_in_standby_mode(scene: Scene, end: Callable[[Scene, i
     end(scene, command)
     if end in (by_sigusr1, by_maxwaittime):
         standby.until_log("is not waited for any more")
-        eventually(lambda: asked(standby, 4) >= 2, "it asks again", tell=standby.tell)
+        eventually(lambda: standby.asked(4) >= 2, "it asks again", tell=standby.tell)
     else:
         standby.until_log("does nothing: the server is in standby mode")
     scene.feed(4, 5)
-    eventually(lambda: asked(standby, 6) >= 1, "it goes on", tell=standby.tell)
+    eventually(lambda: standby.asked(6) >= 1, "it goes on", tell=standby.tell)
     eventually(lambda: scene.stock.rows[4] <= standby.rows() <= scene.stock.rows[5], "the rows are there", tell=standby.tell)
     standby.assert_not_promoted()
     if end is by_fast_trigger:
@@ -136,10 +129,59 @@ def test_1_without_waiting_in_standby_mode(scene: Scene, wait: str) -> None:
     """The server asks again until it is there."""
     scene.feed(to=3)
     standby = scene.standby("--wait", wait, standby_mode=True, settings=QUICKLY).begin()
-    eventually(lambda: asked(standby, 4) >= 3, "it asks again", tell=standby.tell)
+    standby.until_asked(4, 3)
     scene.feed(4, 5)
     standby.until_rows(scene.stock.rows[5])
     standby.assert_not_promoted()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "absent"])
+def test_1_under_pg_rewind(scene: Scene, there: bool) -> None:
+    """It asks for segments by their final names, backwards; for one that is absent it must have its answer, not wait."""
+    scene.feed(to=scene.stock.last)
+    # pg_rewind refuses %r.
+    command = scene.restore_command("-s", SLOW).removesuffix(" %r")
+    primary = scene.primary()
+    primary.configure({"restore_command": command})
+    primary.begin()
+    standby = scene.standby().begin()
+    standby.until_waiting(primary.switch_wal())
+    scene.trigger()
+    standby.until_promoted(primary.rows())
+    standby.stop()
+    # The old primary goes on for a while, and needs WAL for its way back that only the archive holds.
+    for _ in range(3):
+        primary.sql("INSERT INTO ledger (note) SELECT 'too much' FROM generate_series(1, 50)")
+        primary.switch_wal()
+    primary.sql("CHECKPOINT")
+    primary.stop()
+    archived = set(os.listdir(scene.archive))
+    for path in (primary.data_directory / "pg_wal").iterdir():
+        if path.name in archived:
+            path.unlink()
+    if not there:
+        scene.archive.rename(scene.folder / "elsewhere")
+        scene.archive.mkdir()
+    words: list[str | Path] = [scene.stock.installation.program("pg_rewind"), "-c", "--no-sync", "-D", primary.data_directory]
+    # Less than one SLEEPTIME.
+    answer = subprocess.run(
+        [*words, "--source-pgdata", standby.data_directory],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=primary.environment(),
+    )
+    if there:
+        assert answer.returncode == 0, answer.stderr
+        assert "Done!" in answer.stderr
+        assert "asked by pg_rewind" in answer.stderr
+        assert "restored" in answer.stderr
+    else:
+        assert answer.returncode == 1, answer.stderr
+        assert "could not restore file" in answer.stderr
+        assert "is not in the archive" in answer.stderr
 
 
 # --- from 200 on: the server stops -----------------------------------------------------------------------------------
@@ -253,6 +295,7 @@ CASES = [
 ]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("failure", "mode"), CASES)
 def test_failures_stop_the_server_and_lose_nothing(scene: Scene, failure: Failure, mode: str) -> None:
     standby_mode = mode == "standby"

@@ -7,6 +7,7 @@ the command an orphan, which could write into the data directory even when a new
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from support import segments
 from support.servers import SLOW, SOON, Scene, Server, alive, eventually
 
 pytest_plugins = ["support.servers"]
+
+pytestmark = pytest.mark.faults
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -163,6 +166,7 @@ def test_a_command_that_is_deaf_to_sigterm_leaves_all_the_same(scene: Scene) -> 
     command = scene.remember(standby.until_waiting(4))
     standby.stop("fast", SOON)
     until_gone(command, standby)
+    assert re.search("pystandby ERROR:  the server (is shutting down|that asked for this file has gone)", standby.log_text())
     before = content_of(standby.data_directory)
     scene.feed(4)
     assert content_of(standby.data_directory) == before

@@ -364,7 +364,7 @@ def _child_of(leader: int) -> int:
                 command = Path(f"/proc/{entry}/cmdline").read_bytes()
             except OSError:
                 continue
-            if int(fields[2]) == leader and b"pystandby\0" in command:
+            if int(fields[2]) == leader and b"/pystandby" in command:
                 return int(entry)
     raise AssertionError("no pystandby in the session")
 

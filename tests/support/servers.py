@@ -53,6 +53,9 @@ VERSIONS = (16, 18, *(int(word) for word in os.environ.get("PYSTANDBY_TEST_POSTG
 
 MB = 1 << 20
 
+QUICKLY: dict[str, str | int | bool] = {"wal_retrieve_retry_interval": "100ms"}
+"""For standby mode: how long the server sleeps before it asks again."""
+
 NEVER_SAID = (
     "Traceback",
     "This is a defect of pystandby",
@@ -150,6 +153,12 @@ class Server(Cluster):
         assert isinstance(count, int)
         return count
 
+    def switch_wal(self) -> str:
+        """End the current segment, once it holds anything; return the name of the next."""
+        self.sql("INSERT INTO ledger (note) VALUES ('before a switch')")
+        ((segment,),) = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
+        return segments.name(segments.number(str(segment)) + 1)
+
     def fingerprint(self) -> object:
         """What tells all rows of this server from those of any other that has not the same."""
         return self.sql("SELECT count(*), coalesce(sum(hashtext(note)::bigint), 0) FROM ledger")[0]
@@ -221,6 +230,20 @@ class Server(Cluster):
             return next((pid for pid in self.commands() if watches(pid)), 0)
 
         return eventually(process, f"a command waits for {name} and watches", tell=self.tell)
+
+    def until_restored(self, segment: int) -> None:
+        """Wait, without a pause between two looks, until a segment is delivered: for what is to happen during a catch-up."""
+        text = f"{self.stock.names[segment]} restored"
+        eventually(lambda: text in self.last_log(), f'the log of {self.name} has "{text}"', tell=self.tell, every=0)
+
+    def asked(self, segment: int) -> int:
+        """How often the server has asked for a segment; its restore_command needs -d."""
+        return self.log_text().count(f"file {self.stock.names[segment]},")
+
+    def until_asked(self, segment: int, more: int) -> None:
+        """Wait until the server has asked so many times more for a segment that is absent, as it does in standby mode."""
+        before = self.asked(segment)
+        eventually(lambda: self.asked(segment) >= before + more, f"segment {segment} is asked for {more} times", tell=self.tell)
 
     def until_rows(self, rows: int, deadline: float = DEADLINE) -> None:
         """Wait until a query sees so many rows."""
@@ -356,6 +379,7 @@ def _make_stock(version: int, segment_mb: int, target: Path) -> None:
                 "wal_level": "replica",
                 "autovacuum": False,
                 "checkpoint_timeout": "1h",
+                "wal_log_hints": True,  # for pg_rewind
                 # Pages of zeros in the WAL are a reason for pystandby to wait half a second, which here is lost to each test.
                 "wal_compression": segment_mb == 1,
             }
