@@ -4,7 +4,7 @@
 #   make demo ARGS="--fast --seconds 30"      make test PYTESTARGS="-k trigger"      make PYTHON=python3.13 test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults lint clean
+.PHONY: help demo test test-faults bench lint clean
 
 ARGS ?=
 PYTESTARGS ?=
@@ -16,6 +16,7 @@ help:
 	@echo '                  (ARGS="--fast --seconds N --postgres VERSION|BINDIR --keep")'
 	@echo 'make test         build, install and test the wheel (PYTESTARGS="...")'
 	@echo 'make test-faults  only the tests that break things on purpose'
+	@echo 'make bench        measure restores, catch-up, reaction: build/benchmarks.md (ARGS="--quick --only PART --help")'
 	@echo 'make lint         ruff, and mypy for Linux and for Windows'
 	@echo 'make clean        remove the virtual environment and everything built'
 
@@ -27,6 +28,9 @@ test:
 
 test-faults:
 	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py --mark faults $(PYTESTARGS)
+
+bench:
+	@environment=$$(sh .ci/environment demo) && exec "$$environment/bin/python" -I bench $(ARGS)
 
 lint:
 	@environment=$$(sh .ci/environment lint) && bin="$$environment/bin" && \

@@ -30,6 +30,8 @@ PREFERRED = "16"
 
 INTERRUPTED = 130
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclass(frozen=True)
 class Amounts:
@@ -112,6 +114,8 @@ def _as_account(account: Account | None, work: Callable[[], Outcome]) -> Outcome
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Until both know what to do about them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -121,8 +125,9 @@ def _as_account(account: Account | None, work: Callable[[], Outcome]) -> Outcome
     def forward(_number: int, _frame: FrameType | None) -> None:
         os.kill(child, signal.SIGTERM)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()
     _, status = os.waitpid(child, 0)
@@ -144,7 +149,9 @@ def _be_child(account: Account | None, work: Callable[[], Outcome], pipe: Binary
             os.environ["HOME"] = "/"
             os.environ.pop("TMPDIR", None)
         os.chdir("/")
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in SIGNALS:
+            signal.signal(number, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         outcome = work()
         pipe.write(pickle.dumps(outcome))
         pipe.close()
@@ -162,9 +169,14 @@ def _be_child(account: Account | None, work: Callable[[], Outcome], pipe: Binary
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # The first one counts; what it leads to must not be interrupted.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _ignore_signals()
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """From now on everything is being stopped and removed: that must not be interrupted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
@@ -201,7 +213,7 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
             sections.append(large_archive.measure(programs.pystandby, workload, folder, amounts.large_rounds, amounts.files))
         return sections, described
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _ignore_signals()
         os.chdir("/")
         end_all()
         _end_processes_in(folder)

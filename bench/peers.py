@@ -30,8 +30,8 @@ def find_peers(standby: Standby, workload: Workload, name: str) -> tuple[list[tu
             else:
                 able.append((title, command(found, standby, workload, name)))
         except (OSError, subprocess.SubprocessError) as failure:
-            why = (getattr(failure, "stdout", "") or getattr(failure, "stderr", "") or str(failure)).strip().splitlines()
-            unable.append((title, f"cannot be set up: {why[0] if why else failure}"))
+            said = getattr(failure, "stdout", "") or getattr(failure, "stderr", "") or str(failure)
+            unable.append((title, f"cannot be set up ({said.strip().splitlines()[0][:60]})"))
     return able, unable
 
 
@@ -43,12 +43,11 @@ def _pgbackrest(program: str, standby: Standby, workload: Workload, name: str) -
     """Its repository, without compression, on the same file system."""
     place = standby.folder / "pgbackrest"
     start = [program, "--stanza=bench", f"--repo1-path={place}/repository", f"--pg1-path={workload.backup}", "--config=/dev/null"]
-    start += ["--log-level-console=warn", "--log-level-file=off", f"--lock-path={place}/lock", f"--spool-path={place}/spool"]
-    start += ["--compress-type=none"]
+    start += ["--log-level-console=warn", "--log-level-file=off", f"--lock-path={place}/lock"]
     _run([*start, "--no-online", "stanza-create"])
     segment = workload.backup / "pg_wal" / name
     shutil.copy2(workload.archive / name, segment)
-    _run([*start, "archive-push", str(segment)])
+    _run([*start, "--compress-type=none", "archive-push", str(segment)])
     segment.unlink()
     start[3] = f"--pg1-path={standby.data}"
     return shlex.join([*start, "archive-get", name, DESTINATION])

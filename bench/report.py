@@ -97,10 +97,10 @@ def markdown(sections: Sequence[Section], machine: Sequence[tuple[str, str]], co
 
 
 def _summary(sections: Sequence[Section]) -> str:
-    bars = [bar for section in sections for bar in section.bars]
-    missed = [bar for bar in bars if not bar.is_met]
+    bars = [(section, bar) for section in sections for bar in section.bars]
+    missed = [(section, bar) for section, bar in bars if not bar.is_met]
     found = f"{len(bars) - len(missed)} of {len(bars)} bars are met"
     if not missed:
         return f"**{found}.**"
-    lines = [f"- {bar.promise}: {bar.cells()[1]}, at most {bar.cells()[2]}" for bar in missed]
+    lines = [f"- {section.title}: {bar.promise}: {bar.cells()[1]}, at most {bar.cells()[2]}" for section, bar in missed]
     return f"**{found}; not met:**\n\n" + "\n".join(lines)

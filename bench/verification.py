@@ -16,8 +16,9 @@ from pystandby import ready
 MEANING = """
 The verdict on one 16 MB segment that lies in the cache, mapped anew each time, as a restore does it: every page header, the
 records of the last page, and holes. *Full* is a segment whose pages are all used, *switched* one that `pg_switch_wal()` ended;
-*fresh* one that changed less than half a second ago, where each sector is looked at for zeros as well. `--verify size` and
-`--verify none` in the table above are the same cost measured from outside, imports included.
+*fresh* one that changed less than half a second ago, where each sector is looked at for zeros as well. A full segment
+is *doubtful* where all its pages are right but only a checksum could vouch for the record that its end cuts in two: restored
+once at rest. `--verify none` in the table above is the same cost measured from outside, imports included.
 """
 
 

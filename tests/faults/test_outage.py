@@ -434,9 +434,13 @@ def hung_commands(standby: Standby) -> list[int]:
 def test_an_archive_that_hangs_after_the_delivery(standby: Standby) -> None:
     """The segment is where the server wants it, and nothing else is left to be decided."""
     content = standby.put(NAME)
-    program = injected.program(
-        standby.folder, f"os.stat = hanging(os.stat, {str(standby.archive)!r}, {str(standby.folder / 'answers')!r})"
-    )
+    code = ""
+    for call in ("open", "stat", "lstat", "scandir", "listdir"):
+        code += (
+            f"os.{call} = hanging(os.{call}, {str(standby.archive)!r}, {str(standby.folder / 'answers')!r}, "
+            f"lambda: _exists({str(standby.restored)!r}))\n"
+        )
+    program = injected.program(standby.folder, code)
     result = run(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program)
     assert result.status == exits.DELIVERED
     assert standby.delivered() == content

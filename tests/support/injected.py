@@ -50,10 +50,10 @@ def failing(function, path, error, when=lambda: True):
     return failing_function
 
 
-def hanging(function, path, until):
+def hanging(function, path, until, when=lambda: True):
     """A function that does not come back before a file exists, where an argument is something below a path."""
     def hanging_function(*arguments, **options):
-        if _concerns(path, arguments):
+        if _concerns(path, arguments) and when():
             open(until + ".reached", "w").close()
             while not _exists(until):
                 time.sleep(0.02)
@@ -73,5 +73,6 @@ runpy.run_path({str(PYTHON_SCRIPT)!r}, run_name="__main__")
 def program(folder: Path, code: str) -> list[Argument]:
     """The words of a program that runs ``code`` and then the installed program; ``folder`` takes a file."""
     script = folder / "injected.py"
-    script.write_text(_HELPERS + textwrap.dedent(code) + _RUN)
+    # First what the injection itself needs: it may be that nothing can be imported behind it.
+    script.write_text("import runpy, pkgutil, importlib.util\n" + _HELPERS + textwrap.dedent(code) + _RUN)
     return [sys.executable, "-E", script]
