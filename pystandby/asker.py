@@ -75,10 +75,10 @@ class Asker:
         lines = self._postmaster_lines()
         gone = self._postmaster is not None and lines[:3] != self._postmaster
         # One that was killed leaves its file; its startup process lives on because it waits for us, and keeps a new server out.
-        gone = gone or (self._postmaster_started is not None and self._started_postmaster() != self._postmaster_started)
+        gone = gone or _has_gone(self._postmaster_started, self._started_postmaster())
         if self._leader is not None:
             started = osdep.started(self._leader)
-            gone = gone or started is None or started != self._leader_started
+            gone = gone or started is None or _has_gone(self._leader_started, started)
         if gone:
             raise StandbyError(
                 SERVER_GONE,
@@ -165,3 +165,8 @@ def _in_standby_mode() -> bool:
             word = value.strip().strip(b"'").strip().lower()
             mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
     return mode
+
+
+def _has_gone(before: "str | None", now: "str | None") -> bool:
+    """Whether a process that started then, in osdep.started()'s words, is not there any more. None before: not known to have been."""
+    return before is not None and (now is None or ("" not in (before, now) and now != before))

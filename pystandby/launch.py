@@ -77,6 +77,15 @@ def _failed(failure: BaseException) -> int:
         )
         return exits.UNEXPECTED
     except BaseException:
+        # Not even the modules that say so.
+        try:
+            os.write(
+                2,
+                f"ERROR:  pystandby is damaged: {type(failure).__name__}: {failure}\n"
+                f"HINT:  Install pystandby again for {sys.executable}, then start the server.\n".encode("utf-8", "replace"),
+            )
+        except BaseException:
+            pass
         return 202
 
 
