@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 from bench.report import Section
 
-WIDTH, LABELS, VALUES = 860, 300, 90
+WIDTH, LABELS, VALUES = 860, 300, 110
 """Of the whole drawing, of the labels on the left, and of the values on the right, in pixels."""
 
 ROW, BAR, TITLE, GAP = 26, 16, 34, 18
 """Heights in pixels: of a row, of the bar in it, of a panel's title, and between two panels."""
+
+CUT_OFF = 4
+"""Medians of a panel's values beyond which a bar is cut off."""
 
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
@@ -38,7 +42,9 @@ def draw(sections: Sequence[Section]) -> str:
 
 
 def _panel(section: Section, top: int) -> list[str]:
-    longest = max(value for _, value in section.chart)
+    # One that takes many times as long as the others must not make them all too small to compare: it is cut off.
+    middle_value = statistics.median(value for _, value in section.chart)
+    longest = max(value for _, value in section.chart if value <= CUT_OFF * middle_value)
     scale = (WIDTH - LABELS - VALUES) / longest
     parts = [f'<text class="title" x="8" y="{top + 22}">{escape(section.title)}, median ms (shorter is better)</text>']
     for number, (label, value) in enumerate(section.chart):
@@ -47,10 +53,12 @@ def _panel(section: Section, top: int) -> list[str]:
         ours = "pystandby" in plain or (" hit" in plain and "barman" not in plain)
         kind = "ours" if ours else "theirs"
         middle = y + BAR - 3
+        width = min(value, longest) * scale
+        cut = " (cut off)" if value > longest else ""
         parts += [
             f'<text x="{LABELS - 10}" y="{middle}" text-anchor="end">{escape(plain)}</text>',
-            f'<rect class="{kind}" x="{LABELS}" y="{y}" width="{value * scale:.1f}" height="{BAR}" rx="2"/>',
-            f'<text x="{LABELS + value * scale + 6:.1f}" y="{middle}">{value:.1f}</text>',
+            f'<rect class="{kind}" x="{LABELS}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>',
+            f'<text x="{LABELS + width + 6:.1f}" y="{middle}">{value:.1f}{cut}</text>',
         ]
     bottom = top + TITLE + len(section.chart) * ROW - ROW + BAR + 4
     parts.append(f'<line class="axis" x1="{LABELS}" y1="{top + TITLE - 4}" x2="{LABELS}" y2="{bottom}"/>')

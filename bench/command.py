@@ -85,13 +85,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write(options: argparse.Namespace, sections: list[Section], described: list[tuple[str, str]]) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
-    given = [word for word in sys.argv[1:] if word]
-    command = "make bench" + (f' ARGS="{shlex.join(given)}"' if given else "")
-    page = report.markdown(sections, described, command, "benchmarks.svg")
+    page = report.markdown(sections, described, _command(options), "benchmarks.svg")
     for name, content in (("benchmarks.md", page), ("benchmarks.svg", chart.draw(sections))):
         path = options.output / name
         path.write_text(content, encoding="utf-8")
         progress(f"written: {path}")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that would measure the same elsewhere, where other folders are."""
+    words = ["--quick"] if options.quick else []
+    for part in options.only or ():
+        words += ["--only", part]
+    for name in ("rounds", "catch_ups", "segments", "postgres"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return "make bench" + (f' ARGS="{shlex.join(words)}"' if words else "")
 
 
 def _tell(error: StandbyError) -> None:
@@ -190,6 +200,7 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
     installation = _installation(options.postgres)
     folder = temporary_folder(prefix="psb-bench-", base=options.folder)
     parts = options.only or PARTS
+    began = time.monotonic()
     try:
         _check_room(folder, segments)
         described = machine.describe(folder, installation, programs.interpreter)
@@ -211,6 +222,7 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
             sections.append(reaction.measure(programs.pystandby, workload, folder, amounts.reactions, amounts.waiting))
         if "large-archive" in parts:
             sections.append(large_archive.measure(programs.pystandby, workload, folder, amounts.large_rounds, amounts.files))
+        described.append(("duration", f"{time.monotonic() - began:.0f} s in all"))
         return sections, described
     finally:
         _ignore_signals()

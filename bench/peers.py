@@ -28,11 +28,19 @@ def find_peers(standby: Standby, workload: Workload, name: str) -> tuple[list[tu
             if found is None:
                 unable.append((title, NOT_INSTALLED))
             else:
-                able.append((title, command(found, standby, workload, name)))
+                able.append((f"{title}{_version(found)}", command(found, standby, workload, name)))
         except (OSError, subprocess.SubprocessError) as failure:
             said = getattr(failure, "stdout", "") or getattr(failure, "stderr", "") or str(failure)
             unable.append((title, f"cannot be set up ({said.strip().splitlines()[0][:60]})"))
     return able, unable
+
+
+def _version(program: str) -> str:
+    """The first word with a point in what it says of its version, in parentheses; nothing if there is none."""
+    said = subprocess.run(
+        [program, "--version"], check=False, capture_output=True, text=True, env=environment(), timeout=60
+    ).stdout
+    return next((f" ({part})" for part in said.split() if part[0].isdigit() and "." in part), "")
 
 
 def _pg_standby(program: str, standby: Standby, _: Workload, name: str) -> str:

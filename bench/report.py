@@ -81,9 +81,9 @@ def markdown(sections: Sequence[Section], machine: Sequence[tuple[str, str]], co
     """Everything, as a page of the documentation; ``chart`` is the name of the drawing beside it."""
     parts = [
         "# Benchmarks",
-        f"Written by `{command}`, which builds its own data with a real server and measures everything on this page anew. "
-        "The figures are those of one machine: what carries over to another are the ratios, all of them taken within one run, "
-        "between medians of runs that alternated.",
+        f"""Written by `{command}`, which builds its own data with a real server and measures
+everything on this page anew. The figures are those of one machine, other load included. What carries over to another are the
+ratios: each is between two medians of one run, in which the programs took turns.""",
         f"{_summary(sections)}",
         f"![What each restore and each segment of a catch-up took]({chart})",
         markdown_table(("machine", ""), [list(row) for row in machine]).replace("---:", "---"),

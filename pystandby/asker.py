@@ -74,6 +74,9 @@ class Asker:
             return
         lines = self._postmaster_lines()
         gone = self._postmaster is not None and lines[:3] != self._postmaster
+        if gone and not lines and os.path.exists("postmaster.pid"):
+            # No descriptor left to read it with: that says nothing of the server.
+            gone = False
         # One that was killed leaves its file; its startup process lives on because it waits for us, and keeps a new server out.
         gone = gone or _has_gone(self._postmaster_started, self._started_postmaster())
         if self._leader is not None:
@@ -168,5 +171,5 @@ def _in_standby_mode() -> bool:
 
 
 def _has_gone(before: "str | None", now: "str | None") -> bool:
-    """Whether a process that started then, in osdep.started()'s words, is not there any more. None before: not known to have been."""
+    """Whether a process is not there any more, by osdep.started() before and now. None before: it was not known to be there."""
     return before is not None and (now is None or ("" not in (before, now) and now != before))

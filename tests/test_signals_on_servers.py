@@ -93,7 +93,7 @@ def test_an_orphan_writes_nothing_under_a_new_server(scene: Scene) -> None:
     other.mkdir()
     for name in scene.stock.names[:4]:
         segments.put(other, name, (scene.stock.archive / name).read_bytes())
-    standby.configure({"restore_command": scene.restore_command(archive=other)})
+    standby.reconfigure({"restore_command": scene.restore_command(archive=other)})
     standby.begin()
     standby.until_log(f"waiting for {scene.stock.names[4]}\n", times=2)
     wal = standby.data_directory / "pg_wal"
@@ -220,10 +220,12 @@ def test_signals_that_do_nothing(scene: Scene, how: str) -> None:
 
 
 def test_a_reload_does_not_disturb(scene: Scene) -> None:
+    if scene.stock.installation.version < 14:
+        pytest.skip("restore_command changes with a restart only")
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
     command = standby.until_waiting(4)
-    standby.configure({"restore_command": scene.restore_command("-w", "1")})
+    standby.reconfigure({"restore_command": scene.restore_command("-w", "1")})
     assert standby.sql("SELECT pg_reload_conf()") == [(True,)]
     standby.until_log("received SIGHUP")
     assert standby.commands() == [command]

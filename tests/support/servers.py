@@ -25,6 +25,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +33,15 @@ from typing import TypeVar
 import psycopg
 import pytest
 
-from pystandby.cluster import Cluster, Installation, choose_installation, shell_words, temporary_folder
+from pystandby.cluster import (
+    RECOVERY_CONF_SETTINGS,
+    Cluster,
+    Installation,
+    choose_installation,
+    setting_line,
+    shell_words,
+    temporary_folder,
+)
 from pystandby.exits import StandbyError
 from support import npm_servers, segments
 from support.command import PYSTANDBY, Argument
@@ -176,6 +185,14 @@ class Server(Cluster):
         else:
             self.launch()
         return self
+
+    def reconfigure(self, settings: Mapping[str, str | int | bool]) -> None:
+        """Change settings of a standby, wherever they stand; a running server is not told."""
+        for name, value in settings.items():
+            if self.installation.version < 12 and name in RECOVERY_CONF_SETTINGS:
+                self.write("recovery.conf", f"{setting_line(name, value)}\n", append=True)
+            else:
+                self.configure({name: value})
 
     def abort(self) -> None:
         """Stop it as pg_ctl stop -m immediate does, without the tenth of a second that this lets pass before it looks."""
@@ -562,13 +579,21 @@ class Scene:
         """Make the trigger file, whole at once."""
         segments.put(self.folder, self.trigger_file.name, word.encode())
 
+    @contextmanager
+    def held(self, command: int) -> Iterator[None]:
+        """Keep a command from running, and so from seeing what happens meanwhile one by one."""
+        os.kill(command, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(command, signal.SIGCONT)
+
     def together(self, command: int, *numbers: int, word: str | None = None) -> None:
         """Let segments and a trigger file appear at once, as far as a waiting command can see."""
-        os.kill(command, signal.SIGSTOP)
-        self.feed(*numbers)
-        if word is not None:
-            self.trigger(word)
-        os.kill(command, signal.SIGCONT)
+        with self.held(command):
+            self.feed(*numbers)
+            if word is not None:
+                self.trigger(word)
 
     # The end
 
