@@ -17,8 +17,8 @@ SEGMENT = 16 << 20
 
 PATIENCE_S = 120.0
 
-ACCOUNTS = 400_000
-"""Rows of the table that transactions update at random: some 50 MB, more than enough for each to find a page of its own."""
+ACCOUNTS = 600_000
+"""Rows of the table that transactions update at random: some 80 MB, enough for each to find a page of its own."""
 
 SETTINGS: dict[str, str | int | bool] = {
     "shared_buffers": "128MB",
@@ -51,10 +51,13 @@ SCHEMA = (
     """,
 )
 
-TRANSACTIONS = "CALL transactions(8000)"
+TRANSACTIONS = "CALL transactions(10000)"
 """As pgbench's: each updates rows at random and commits."""
 
-BULK = "INSERT INTO bulk SELECT {first} + i, repeat(md5(i::text), 5) FROM generate_series(1, 200000) i"
+BULK_ROWS = 140_000
+"""Rows of a bulk insert: some 42 MB of WAL, so that two parts of three are from these, and one from the transactions."""
+
+BULK = "INSERT INTO bulk SELECT {first} + i, repeat(md5(i::text), 5) FROM generate_series(1, {rows}) i"
 
 
 @dataclass
@@ -102,11 +105,11 @@ class Workload:
         rows = 0
         batch = 0
         while self._written(first) < wanted:
-            # Two parts of three are bulk inserts; a checkpoint now and then makes pages be logged in full again.
-            if batch % 6 == 0:
+            # A checkpoint now and then makes pages be logged in full again.
+            if batch % 4 == 0:
                 self.primary.psql("CHECKPOINT")
-            self.primary.psql(TRANSACTIONS, BULK.format(first=rows), deadline_s=PATIENCE_S)
-            rows += 200_000
+            self.primary.psql(TRANSACTIONS, BULK.format(first=rows, rows=BULK_ROWS), deadline_s=PATIENCE_S)
+            rows += BULK_ROWS
             batch += 1
 
     def _written(self, first: str) -> int:

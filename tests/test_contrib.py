@@ -14,6 +14,8 @@ from support.servers import Scene, Server, eventually
 
 pytest_plugins = ["support.servers"]
 
+pytestmark = pytest.mark.timeout(300)
+
 SAMPLES = Path(__file__).resolve().parent.parent / "contrib" / "linux"
 
 ARCHIVE, TRIGGER = "/mnt/server/archive", "/var/lib/postgresql/failover"
@@ -158,10 +160,3 @@ def test_the_executable_with_another_interpreter_line(scene: Scene) -> None:
     scene.feed(3)
     standby.until_rows(scene.stock.rows[3])
     standby.assert_not_promoted()
-
-
-@pytest.mark.parametrize("name", ["postgresql-primary.conf", "postgresql-warm-standby.conf", "recovery.conf"])
-def test_a_sample_is_no_longer_than_a_screen_is_wide(name: str) -> None:
-    """People copy from terminals. Commands cannot be broken."""
-    lines = (SAMPLES / name).read_text().splitlines()
-    assert all(len(line) <= 130 for line in lines if line.startswith("#"))

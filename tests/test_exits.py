@@ -433,6 +433,21 @@ def test_standard_streams_do_not_change_the_status(standby: Standby, streams: st
         standby.restored.unlink()
 
 
+@pytest.mark.parametrize("streams", ["2>&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_no_message_is_written_into_the_segment(standby: Standby, streams: str) -> None:
+    # A warning while the copy is open, which has the number of stderr if nothing else took it.
+    content = standby.put(NAME, segments.unfinished(NAME))
+    standby.pull_trigger()
+    assert _run_with(streams, standby.command(NAME, "-d", "-t", standby.trigger, "-s", "1"), standby.data.path) == 0
+    assert standby.delivered() == content
+    assert (standby.archive / NAME).read_bytes() == content
+    elsewhere = standby.folder / "elsewhere"
+    elsewhere.mkdir()
+    content = standby.put(NAME, segments.unfinished(NAME))
+    assert _run_with(streams, [standby.archive, NAME, "copy", "-d"], elsewhere) == 0
+    assert (elsewhere / "copy").read_bytes() == content
+
+
 @pytest.mark.parametrize("streams", STREAMS)
 def test_help_and_version_that_nobody_gets(standby: Standby, streams: str) -> None:
     for flag in ("--help", "--version"):

@@ -90,6 +90,18 @@ def test_a_later_timeline_is_refused_too(standby: Standby) -> None:
         assert standby.delivered() is None
 
 
+def test_the_same_segment_of_an_older_timeline_is_refused_too(standby: Standby) -> None:
+    # A server that follows timeline 2 asks for each segment there first, and then on timeline 1.
+    newer = "00000002" + B[8:]
+    standby.put(B)
+    standby.put(A)
+    with standby.server() as server:
+        assert server.run(*standby.command(newer, "-w", "1", "-s", "1")).status == 1
+        assert server.run(*standby.command(B), deadline=30).status == 1
+        assert standby.delivered() is None
+        assert server.run(*standby.command(A), deadline=30).status == 0
+
+
 def test_another_server_process_is_not_bound(full: Standby) -> None:
     full.pull_trigger("fast")
     with full.server() as server:

@@ -14,7 +14,7 @@ from support.servers import QUICKLY, SLOW, Scene, eventually
 
 pytest_plugins = ["support.servers"]
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 GONE, BACK = "cannot be read", "can be read again"
 

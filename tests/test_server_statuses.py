@@ -24,6 +24,8 @@ from pystandby import exits
 
 pytest_plugins = ["support.servers"]
 
+pytestmark = pytest.mark.timeout(300)
+
 both_modes = pytest.mark.parametrize("standby_mode", [False, True], ids=["recovery-mode", "standby-mode"])
 
 

@@ -17,7 +17,7 @@ from support.servers import SLOW, SOON, Scene, Server, alive, eventually
 
 pytest_plugins = ["support.servers"]
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, int, int]]:

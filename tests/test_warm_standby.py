@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.servers import MB, QUICKLY, SLOW, SOON, Scene, Server, archive_command, eventually
+from support.servers import MB, QUICKLY, SLOW, SOON, Scene, Server, archive_command, eventually, watches
 
 from pystandby.cluster import StopMode
 
 pytest_plugins = ["support.servers"]
+
+pytestmark = pytest.mark.timeout(300)
 
 
 LATEST: dict[str, str | int | bool] = {"recovery_target_timeline": "latest"}
@@ -62,7 +64,7 @@ def test_it_follows_a_primary_at_work(scene: Scene) -> None:
 def test_segments_of_the_usual_size(scene16: Scene) -> None:
     scene16.feed(to=2)
     standby = scene16.standby().begin()
-    command = standby.until_waiting(3)
+    standby.until_waiting(3)
     assert seen_while_waiting(scene16, standby, 2)
     scene16.feed(3, 4)
     command = standby.until_waiting(5)
@@ -359,7 +361,8 @@ def test_stopped_again_and_again_in_the_middle_of_a_catch_up(scene16: Scene) -> 
 def test_the_same_while_a_segment_has_to_rest(scene: Scene) -> None:
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW, "--stable", "3600", settings={"hot_standby": False}).begin(connections=False)
-    eventually(standby.commands, "a command runs", tell=standby.tell)
+    standby.until_log(f"file {scene.stock.names[0]},")
+    eventually(lambda: any(map(watches, standby.commands())), "a command watches", tell=standby.tell)
     standby.stop("fast", SOON)
     eventually(lambda: not standby.commands(), "the command has gone", SOON, standby.tell)
     standby.assert_not_promoted()
@@ -371,7 +374,8 @@ def test_a_server_that_is_started_again_is_not_bound_by_an_earlier_refusal(scene
     command = scene.restore_command("-s", SLOW)
     standby = scene.standby(restore_command=f"{command}; code=$?; [ $code != 1 ] || exit 250; exit $code")
     # The history file that is not there before the start: no reason to stop.
-    standby.reconfigure({"recovery_target_timeline": "current"})
+    if scene.stock.installation.version >= 12:
+        standby.reconfigure({"recovery_target_timeline": "current"})
     standby.begin()
     waiting = standby.until_waiting(4)
     scene.together(waiting, 4, 5, word="fast")
