@@ -11,6 +11,8 @@ one that it replayed. Without the memory a fast failover turns into a smart one,
 
 import os
 
+from pystandby import osdep
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,11 +75,8 @@ class Memory:
         self._write("pruned", [oldest], lambda: f"{path} {self._identity()}")
 
     def _read(self, name: str, owner: "Callable[[], str]") -> "list[str]":
-        try:
-            with open(os.path.join(self._folder, name), "rb", buffering=0) as file:
-                lines = file.read(65536).decode("utf-8", "surrogateescape").split("\n")
-        except OSError:
-            return []
+        content = osdep.read_small(os.path.join(self._folder, name), 65536) or b""
+        lines = content.decode("utf-8", "surrogateescape").split("\n")
         # Another server's, the same one's before a restart, or half a file after a crash: nothing of it binds this one.
         return lines[1:-1] if len(lines) > 2 and lines[0] == _line(owner()) else []
 

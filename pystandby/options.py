@@ -74,7 +74,7 @@ OPTIONS = (
     Option("promote", "", "promote", FLAG, False, "", (True,),
            "in standby mode, answer the trigger file by promoting the server"),
     Option("trust_trigger", "", "trust-trigger", FLAG, False, "", (True,),
-           "obey a trigger file whoever made it, in a directory that everybody may write to as well"),
+           "obey a trigger file whoever made it, in a directory that others may write to as well"),
 )  # fmt: skip
 
 ARGUMENTS = ("archivelocation", "nextwalfile", "xlogfilepath", "restartwalfile")

@@ -154,11 +154,8 @@ def claim(spool: str, owner: str) -> "int | None":
 
 
 def _is_owned(spool: str, owner: str) -> bool:
-    try:
-        with open(os.path.join(spool, "lock"), "rb", buffering=0) as file:
-            return file.read(1024).partition(b"\n")[2] == f"{owner}\n".encode()
-    except OSError:
-        return False
+    content = osdep.read_small(os.path.join(spool, "lock"), 1024) or b""
+    return content.partition(b"\n")[2] == f"{owner}\n".encode()
 
 
 def end(spool: str) -> None:
@@ -219,8 +216,4 @@ def note_position(spool: str, name: str) -> bool:
 
 def read_position(spool: str) -> str:
     """The last segment that a call told the child of; empty if none did."""
-    try:
-        with open(os.path.join(spool, "position"), "rb", buffering=0) as file:
-            return file.read(24).decode("ascii", "replace")
-    except OSError:
-        return ""
+    return (osdep.read_small(os.path.join(spool, "position"), 24) or b"").decode("ascii", "replace")

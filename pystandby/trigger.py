@@ -86,21 +86,25 @@ def empty(path: str, found: Trigger) -> bool:
 
 
 def _is_shared(path: str) -> bool:
-    """Whether everybody may make files in the trigger file's folder."""
+    """Whether others than root and we may make files in the trigger file's folder: everybody, or a stranger who owns it.
+
+    Not whom a group is given to: that is the administrator's doing.
+    """
     try:
-        return bool(os.stat(os.path.dirname(path) or ".").st_mode & stat.S_IWOTH) and osdep.SHARED_FOLDERS
+        folder = os.stat(os.path.dirname(path) or ".")
     except OSError:
         return False
+    return osdep.SHARED_FOLDERS and (bool(folder.st_mode & stat.S_IWOTH) or folder.st_uid not in (0, osdep.own_user()))
 
 
 def _objection(status: os.stat_result, shared: bool) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "is not a plain file"
     if shared and status.st_uid not in (0, osdep.own_user()):
-        return f"belongs to user {status.st_uid}, in a directory that everybody may write to"
+        return f"belongs to user {status.st_uid}, in a directory that others may write to"
     if shared and status.st_nlink > 1:
         # A file of the server's own, linked here by somebody else.
-        return "has another name elsewhere, in a directory that everybody may write to"
+        return "has another name elsewhere, in a directory that others may write to"
     return ""
 
 
@@ -114,7 +118,7 @@ def _unopened(path: str, shared: bool, failure: OSError) -> Trigger:
     except OSError:
         return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
     if stat.S_ISLNK(status.st_mode):
-        return Trigger(None, "is a symbolic link, in a directory that everybody may write to", _hint(path, shared))
+        return Trigger(None, "is a symbolic link, in a directory that others may write to", _hint(path, shared))
     problem = _objection(status, shared)
     if problem:
         return Trigger(None, problem, _hint(path, shared))
