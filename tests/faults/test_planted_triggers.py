@@ -73,7 +73,7 @@ def is_ignored(result: Result, why: str) -> None:
 @pytest.mark.root
 def test_in_a_folder_of_everybody_s_another_user_s_trigger_is_ignored(site: Standby) -> None:
     plant(site.trigger, ATTACKER)
-    is_ignored(ask(site), f"belongs to user {ATTACKER}, in a directory that everybody may write to")
+    is_ignored(ask(site), f"belongs to user {ATTACKER}, in a directory that others may write to")
     assert site.trigger.read_text() == "fast"
 
 
@@ -116,7 +116,7 @@ def test_a_link_to_somebody_s_file_is_not_followed(site: Standby, owner: int) ->
     precious = plant(site.data.path / "precious", owner, "fast asleep", 0o644)
     site.trigger.symlink_to(precious)
     os.lchown(site.trigger, ATTACKER, ATTACKER)
-    is_ignored(ask(site), "is a symbolic link, in a directory that everybody may write to")
+    is_ignored(ask(site), "is a symbolic link, in a directory that others may write to")
     assert precious.read_text() == "fast asleep"
 
 
@@ -125,7 +125,7 @@ def test_a_hard_link_to_a_file_of_the_server_s_is_not_obeyed(site: Standby) -> N
     """It looks as if the server's user had made it."""
     precious = plant(site.data.path / "precious", SERVER, "fast asleep")
     os.link(precious, site.trigger)
-    is_ignored(ask(site), "has another name elsewhere, in a directory that everybody may write to")
+    is_ignored(ask(site), "has another name elsewhere, in a directory that others may write to")
     assert precious.read_text() == "fast asleep"
 
 
