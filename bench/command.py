@@ -46,7 +46,7 @@ class Amounts:
     large_rounds: int
 
 
-FULL = Amounts(rounds=100, segments=104, catch_ups=3, reactions=20, waiting=60, files=100_000, large_rounds=40)
+FULL = Amounts(rounds=60, segments=104, catch_ups=3, reactions=20, waiting=60, files=100_000, large_rounds=40)
 QUICK = Amounts(rounds=20, segments=20, catch_ups=1, reactions=5, waiting=10, files=10_000, large_rounds=15)
 
 

@@ -471,6 +471,30 @@ def test_an_orphan_does_not_deliver(standby: Standby) -> None:
     assert standby.data.left_behind() == []
 
 
+def test_an_orphan_does_not_deliver_what_it_was_copying(standby: Standby) -> None:
+    # Sparse, so that it costs nothing; large enough for the server to go in the middle.
+    size = 256 * segments.MB
+    name = segments.name(5, size=size)
+    (standby.archive / name).touch()
+    os.truncate(standby.archive / name, size)
+    temporary = Path(f"{standby.restored}.pystandby")
+    for _ in range(20):
+        with standby.server() as server:
+            call = server.start(*standby.command(name, "--verify", "none"))
+            while not temporary.exists() and not call.has_ended:
+                pass
+            server.kill()
+            was_copying = temporary.exists()
+            result = call.result(AT_ONCE)
+        if was_copying:
+            assert result.status == exits.SERVER_GONE
+            assert standby.delivered() is None
+            assert standby.data.left_behind() == []
+            return
+        standby.restored.unlink(missing_ok=True)
+    raise AssertionError("was never caught while copying")
+
+
 def test_a_new_server_in_the_data_directory(standby: Standby) -> None:
     standby.data.write_postmaster_pid("ready")
     with standby.begin(NAME, "-s", "60") as waiting:
@@ -502,6 +526,9 @@ def test_a_server_that_stops_already_gets_nothing(standby: Standby) -> None:
     standby.data.write_postmaster_pid("stopping")
     assert standby.ask(NAME).status == exits.SERVER_STOPPING
     assert standby.delivered() is None
+    standby.put("00000002.history", segments.history((1, 0x500100)))
+    assert standby.ask("00000002.history", to=RECOVERYHISTORY).status == exits.SERVER_STOPPING
+    assert not standby.data.history.exists()
 
 
 def test_a_person_has_no_server_to_lose(standby: Standby) -> None:

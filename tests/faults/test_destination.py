@@ -1,4 +1,4 @@
-"""The standby's own faults: tried again, then the status that stops the server; nothing half written stays, nothing ends recovery."""
+"""The standby's own faults: tried again, then the status that stops the server; nothing half written stays."""
 
 from __future__ import annotations
 
@@ -163,15 +163,15 @@ def test_a_read_only_archive(standby: Standby) -> None:
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO", "EROFS", "ESTALE", "EFBIG", "EINTR", "ENOMEM"])
-@pytest.mark.parametrize("calls", [("write", "copy_file_range", "sendfile"), ("ftruncate",), ("replace",)], ids=lambda calls: calls[0])
-def test_any_error_while_writing(standby: Standby, error: str, calls: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("calls", ["write copy_file_range sendfile", "ftruncate", "replace"])
+def test_any_error_while_writing(standby: Standby, error: str, calls: str) -> None:
     standby.put(NAME, segments.full(NAME, size=SIZE))
     code = "import fcntl\n" + f"fcntl.ioctl = failing(fcntl.ioctl, {str(standby.data.wal)!r}, errno.EOPNOTSUPP)\n"
-    for call in calls:
+    for call in calls.split():
         code += f"os.{call} = failing(os.{call}, {str(standby.data.wal / 'RECOVERYXLOG')!r}, errno.{error})\n"
     program = injected.program(standby.folder, code)
-    result = run(*standby.command(NAME, "-s", "1", "-r", "1"), cwd=standby.data.path, program=program)
-    stops_the_server_and_leaves_nothing(standby, result, os.strerror(getattr(errno, error)), 2)
+    result = run(*standby.command(NAME, "-r", "0"), cwd=standby.data.path, program=program)
+    stops_the_server_and_leaves_nothing(standby, result, os.strerror(getattr(errno, error)), 1)
 
 
 def test_an_error_in_the_middle_of_the_copy(standby: Standby) -> None:
@@ -288,7 +288,7 @@ def test_few_descriptors(standby: Standby, present: bool) -> None:
     if present:
         standby.put(NAME, content)
     delivered = 0
-    for limit in (14, 16, 18, 20, 24, 48):
+    for limit in (14, 16, 18, 24, 48) if present else (14, 18, 48):
         words = standby.command(NAME, "-s", "1", "-r", "0", *(() if present else ("-w", "1")))
         result = run(*words, cwd=standby.data.path, program=limited(f"ulimit -n {limit}"))
         if result.status == exits.DELIVERED and present:
@@ -347,7 +347,7 @@ def test_little_memory(standby: Standby, present: bool) -> None:
     if present:
         standby.put(NAME, content)
     delivered = 0
-    for megabytes in (16, 18, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 80, 100, 200):
+    for megabytes in (16, 20, 24, 28, 32, 36, 40, 44, 48, 64, 200) if present else (16, 24, 40, 48, 64, 80, 200):
         words = standby.command(NAME, "-s", "1", "-r", "0", *(() if present else ("-w", "1")))
         result = run(*words, cwd=standby.data.path, program=limited(f"ulimit -v {megabytes * 1024}"))
         if result.status == exits.DELIVERED and present:

@@ -25,13 +25,14 @@ NAME = segments.name(5)
 
 PACKAGE = Path(pystandby.__file__).parent
 
-# The names that the program imports, and some that Python imports by itself.
-STANDARD_MODULES = (
-    "_thread", "abc", "bisect", "codecs", "collections", "contextlib", "ctypes", "dataclasses", "encodings", "enum", "errno", "fcntl",
-    "functools", "genericpath", "importlib", "inspect", "io", "locale", "mmap", "os", "pathlib", "posixpath", "queue", "re", "runpy",
-    "select", "shutil", "signal", "site", "sitecustomize", "stat", "string", "struct", "subprocess", "sys", "tempfile", "textwrap",
-    "threading", "time", "token", "traceback", "types", "typing", "usercustomize", "warnings", "weakref", "zlib",
-)  # fmt: skip
+_STANDARD_MODULES = """
+    _thread abc bisect codecs collections contextlib ctypes dataclasses encodings enum errno fcntl functools genericpath
+    importlib inspect io locale mmap os pathlib posixpath queue re runpy select shutil signal site sitecustomize stat string
+    struct subprocess sys tempfile textwrap threading time token traceback types typing usercustomize warnings weakref zlib
+"""
+
+STANDARD_MODULES = _STANDARD_MODULES.split()
+"""What the program imports, and some that Python imports by itself."""
 
 THIRD_PARTY = ("click", "watchdog")
 
@@ -68,12 +69,16 @@ def poison(folder: Path, *, ours: bool = True) -> None:
             (folder / name / "__init__.py").write_text(POISON)
 
 
-def restores_and_waits(standby: Standby, program: list[Argument], env: dict[str, str] | None = None) -> None:
-    """The whole way: a restore at once, one that is waited for, which loads watchdog, and click's help."""
+def restores(standby: Standby, program: list[Argument], env: dict[str, str] | None = None) -> None:
     content = standby.put(NAME)
     result = run(*standby.command(NAME), cwd=standby.data.path, program=program, env=env)
     assert result == Result(exits.DELIVERED, "", "")
     assert standby.delivered() == content
+
+
+def restores_and_waits(standby: Standby, program: list[Argument], env: dict[str, str] | None = None) -> None:
+    """The whole way: a restore at once, one that is waited for, which loads watchdog, and click's help."""
+    restores(standby, program, env)
     later = segments.name(6)
     with start(*standby.command(later, "-s", "60"), cwd=standby.data.path, program=program, env=env) as waiting:
         waiting.until_watching()
@@ -122,7 +127,11 @@ def test_no_environment(standby: Standby, program: list[Argument]) -> None:
     ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()).encode("ascii", "replace").decode(),
 )
 def test_odd_environments(standby: Standby, changes: dict[str, str]) -> None:
-    restores_and_waits(standby, [PYSTANDBY], environment(**changes))
+    env = environment(**changes)
+    if "LC_ALL" in changes or "PYTHONPATH" in changes:
+        restores_and_waits(standby, [PYSTANDBY], env)
+    else:
+        restores(standby, [PYSTANDBY], env)
 
 
 STOPPING_PYTHON = {
@@ -142,7 +151,7 @@ STOPPING_PYTHON = {
 def test_variables_with_which_python_does_not_start(standby: Standby, variable: str) -> None:
     """Of the server's environment, where they may be meant for PL/Python: not for us."""
     env = environment(**{variable: STOPPING_PYTHON[variable]})
-    restores_and_waits(standby, [PYSTANDBY], env)
+    restores(standby, [PYSTANDBY], env)
     # Else this would prove nothing.
     if variable == "PYTHONHOME":
         assert run("-c", "pass", program=[sys.executable], env=env).status == 1
@@ -201,7 +210,7 @@ def test_modules_in_the_user_s_own_folder(standby: Standby, tmp_path: Path) -> N
 
 ODD_NAMES = {
     "blanks": b"two  words ",
-    "quotes": b"it's \"quoted\"",
+    "quotes": b'it\'s "quoted"',
     "dollar": b"$HOME ${x} $(exit 1) `exit 1`",
     "shell": b"a;b&c|d>e<f*g?h[i]!j#k~l\\m",
     "line breaks": b"new\nline\r",
@@ -310,8 +319,13 @@ def test_the_copy_of_the_installation_works(standby: Standby, installation: Path
     restores_and_waits(standby, [installation / "bin" / "pystandby"])
 
 
-@pytest.mark.parametrize("module", modules())
-@pytest.mark.parametrize("damage", ["missing", "empty", "half", "unreadable", "raising"])
+@pytest.mark.parametrize(
+    ("module", "damage"),
+    [
+        *((module, damage) for module in modules() for damage in ("missing", "half")),
+        *((module, damage) for module in ("say.py", "watch.py", "launch.py") for damage in ("empty", "unreadable", "raising")),
+    ],
+)
 def test_a_damaged_module(standby: Standby, installation: Path, module: str, damage: str) -> None:
     """A half-upgraded installation, whichever module it is: the restore works without it, or the server stops."""
     path = installation / "lib" / "pystandby" / module
@@ -334,7 +348,6 @@ def test_a_damaged_module(standby: Standby, installation: Path, module: str, dam
     else:
         assert standby.delivered() in (None, content)
         assert restored.stderr
-    never_ends_recovery(run("--no-such-option", cwd=standby.data.path, program=program))
     never_ends_recovery(run("..", "../x", "y", cwd=standby.data.path, program=program))
     with start(*standby.command(segments.name(6), "-s", "1", "-d"), cwd=standby.data.path, program=program) as waiting:
         wait_until(lambda: waiting.has_ended or bool(waiting.stderr), "it says something, or has ended")
@@ -404,13 +417,13 @@ def calls_into_the_system() -> list[str]:
         if path.stem in ("cluster", "demo"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-                if node.func.value.id in ("os", "time", "fcntl", "mmap"):
-                    found.add(f"{node.func.value.id}.{node.func.attr}")
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="os" | "time" | "fcntl" | "mmap" as module), attr=name)):
+                    found.add(f"{module}.{name}")
     return sorted(found - {"os._exit"})
 
 
-EXCEPTIONS = ("OSError(errno.EIO, 'injected')", "MemoryError()", "RuntimeError('injected')", "SystemExit(1)", "KeyboardInterrupt()")
+EXCEPTIONS = ("OSError(errno.EIO, 'injected')", "MemoryError()", "SystemExit(1)")
 
 
 @pytest.mark.parametrize("function", calls_into_the_system())
@@ -469,7 +482,7 @@ def test_a_defect_of_our_own(standby: Standby, function: str) -> None:
     """An exception that nobody foresaw: 201 and where it came from, or a restore that does without."""
     content = standby.put(NAME)
     module, _, name = function.partition(".")
-    for exception in ("ZeroDivisionError('a defect')", "RecursionError()", "SystemExit(0)", "SystemExit(1)", "GeneratorExit()"):
+    for exception in ("ZeroDivisionError('a defect')", "SystemExit(0)", "SystemExit(1)"):
         code = f"""
             import pystandby.launch, pystandby.{module}
             def replaced(*arguments, **options):
@@ -499,7 +512,10 @@ def test_an_interrupt_at_any_time(standby: Standby) -> None:
         assert waiting.result().status == exits.INTERRUPTED
     for _ in range(20):
         process = subprocess.Popen(
-            [PYSTANDBY, *standby.command(NAME, "-s", "60")], cwd=standby.data.path, stderr=subprocess.DEVNULL, start_new_session=True
+            [PYSTANDBY, *standby.command(NAME, "-s", "60")],
+            cwd=standby.data.path,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         process.send_signal(signal.SIGINT)
         status = process.wait(60)

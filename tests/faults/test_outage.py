@@ -1,4 +1,4 @@
-"""The archive is away: waited for, said once, and never taken for the end of WAL. Without servers; those are in test_outage_on_servers.py."""
+"""The archive is away: waited for, said once, and never taken for the end of WAL. With servers: test_outage_on_servers.py."""
 
 from __future__ import annotations
 
@@ -376,10 +376,15 @@ def test_sigusr1_works_while_the_archive_hangs(standby: Standby) -> None:
         assert waiting.result().status == exits.END_OF_RECOVERY
 
 
-def test_a_smart_trigger_works_while_the_archive_hangs(standby: Standby) -> None:
+@pytest.mark.parametrize("promote", [False, True], ids=["trigger", "pg_ctl promote"])
+def test_a_smart_trigger_works_while_the_archive_hangs(standby: Standby, promote: bool) -> None:
+    """It gives the archive the same grace as in any other outage."""
     standby.put(NAME)
     with begin_hanging(standby, "open", "-s", "1", "-t", standby.trigger) as waiting:
-        standby.pull_trigger("smart")
+        if promote:
+            (standby.data.path / "promote").touch()
+        else:
+            standby.pull_trigger("smart")
         assert waiting.result().status == exits.END_OF_RECOVERY
     assert standby.delivered() is None
 
@@ -390,13 +395,6 @@ def test_maxwaittime_works_while_the_archive_hangs(standby: Standby) -> None:
         result = waiting.result()
     assert result.status == exits.END_OF_RECOVERY
     assert "MAXWAITTIME" in result.stderr
-
-
-def test_pg_ctl_promote_works_while_the_archive_hangs(standby: Standby) -> None:
-    standby.put(NAME)
-    with begin_hanging(standby, "open", "-s", "1") as waiting:
-        (standby.data.path / "promote").touch()
-        assert waiting.result().status == exits.END_OF_RECOVERY
 
 
 def test_the_server_s_end_is_noticed_while_the_archive_hangs(standby: Standby) -> None:

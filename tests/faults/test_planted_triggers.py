@@ -1,6 +1,6 @@
 """Trigger files that other users make: in a folder of everybody's none of theirs promotes, and no link of theirs leads us astray.
 
-For most of it there must be other users: those tests run as root, and pystandby as one user, what is planted belonging to another.
+For most of it there must be other users: those tests run as root, pystandby as one user, and what is planted is another's.
 """
 
 from __future__ import annotations

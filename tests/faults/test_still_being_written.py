@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.command import Result, Running, Standby, wait_until
+from support.command import Result, Standby
 
 from pystandby import exits
 
@@ -38,7 +38,6 @@ def begins_and_ends_once(result: Result) -> None:
 def messages(stderr: str) -> list[str]:
     """The messages on stderr, without what belongs to each."""
     return [line for line in stderr.splitlines() if "DETAIL:" not in line and "HINT:" not in line]
-
 
 
 def test_a_file_that_grows(standby: Standby, content: bytes) -> None:
@@ -136,7 +135,7 @@ def test_a_partial_copy_that_is_removed_and_comes_again(standby: Standby, conten
 
 def test_an_unreadable_file_is_waited_for(standby: Standby, content: bytes) -> None:
     """root's cp with umask 077, made readable later: pg_standby promoted, or gave up, here."""
-    path = standby.put(NAME, content) and standby.archive / NAME
+    path = segments.put(standby.archive, NAME, content)
     path.chmod(0)
     with standby.begin(NAME, "-s", "60") as waiting:
         waiting.until_says(f'could not open "{path}": Permission denied')
@@ -181,7 +180,7 @@ def test_stable_waits_until_a_file_has_rested(standby: Standby, content: bytes) 
 
 
 def test_stable_begins_anew_with_each_change(standby: Standby, content: bytes) -> None:
-    path = standby.put(NAME, content) and standby.archive / NAME
+    path = segments.put(standby.archive, NAME, content)
     with standby.begin(NAME, "-s", "1", "--stable", "2") as waiting:
         for _ in range(6):
             # Half of what it has to rest: what is waited for is that nothing happens.
@@ -196,7 +195,7 @@ def test_stable_begins_anew_with_each_change(standby: Standby, content: bytes) -
 
 def test_stable_counts_from_when_the_file_got_here(standby: Standby, content: bytes) -> None:
     """cp -p and rsync -t set the modification time back: what counts is when the file last changed here."""
-    path = standby.put(NAME, content) and standby.archive / NAME
+    path = segments.put(standby.archive, NAME, content)
     changed = time.time()
     os.utime(path, (1_000_000_000, 1_000_000_000))
     assert standby.ask(NAME, "-s", "1", "--stable", "2").status == exits.DELIVERED
@@ -205,7 +204,7 @@ def test_stable_counts_from_when_the_file_got_here(standby: Standby, content: by
 
 def test_a_file_from_the_future_is_delivered(standby: Standby, content: bytes) -> None:
     """A clock that goes wrong, here or at a file server, must not keep a segment back for ever."""
-    path = standby.put(NAME, content) and standby.archive / NAME
+    path = segments.put(standby.archive, NAME, content)
     os.utime(path, (time.time() + 86400, time.time() + 86400))
     for options in ((), ("--stable", "1")):
         assert standby.ask(NAME, "-s", "1", *options).status == exits.DELIVERED
@@ -292,7 +291,7 @@ def test_a_half_written_history_file_is_given_a_moment(standby: Standby) -> None
     path = standby.archive / name
     path.write_bytes(whole[:10])
     with standby.begin(name, "-s", "60", to="pg_wal/RECOVERYHISTORY") as waiting:
-        wait_until(lambda: (standby.archive / name).exists(), "written")
+        waiting.until(lambda: not waiting.has_ended, "it is running")
         path.write_bytes(whole)
         assert waiting.result().status == exits.DELIVERED
     assert standby.data.history.read_bytes() == whole

@@ -64,15 +64,19 @@ def hanging(function, path, until, when=lambda: True):
 
 _RUN = f"""
 
-import runpy, sys
-sys.path[0] = {str(PYTHON_SCRIPT.parent)!r}
-runpy.run_path({str(PYTHON_SCRIPT)!r}, run_name="__main__")
+exec(compile(_program, {str(PYTHON_SCRIPT)!r}, "exec"))
 """
+
+_READ = f"""
+import sys
+sys.path[0] = {str(PYTHON_SCRIPT.parent)!r}
+_program = open({str(PYTHON_SCRIPT)!r}).read()
+"""
+"""First what the injection itself needs: it may be that nothing can be opened behind it."""
 
 
 def program(folder: Path, code: str) -> list[Argument]:
     """The words of a program that runs ``code`` and then the installed program; ``folder`` takes a file."""
     script = folder / "injected.py"
-    # First what the injection itself needs: it may be that nothing can be imported behind it.
-    script.write_text("import runpy, pkgutil, importlib.util\n" + _HELPERS + textwrap.dedent(code) + _RUN)
+    script.write_text(_READ + _HELPERS + textwrap.dedent(code) + _RUN)
     return [sys.executable, "-E", script]

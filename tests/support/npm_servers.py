@@ -37,7 +37,7 @@ VERSIONS = {
 }
 """The version of the package by major version of PostgreSQL."""
 
-_FETCHING_MAY_TAKE_S = 90
+_FETCHING_MAY_TAKE_S = 50
 
 
 def installation(version: int) -> Installation:

@@ -116,7 +116,9 @@ class _Maker:
     def run(self) -> RealWal:
         # Up to 10 the size is compiled in: 16 MB.
         self.cluster.initdb(segment_mb=self.segment_mb if self.version > 10 else None)
-        copy = f"cp %p {shell_words(self.segments)}/%f.new && mv {shell_words(self.segments)}/%f.new {shell_words(self.segments)}/%f"
+        copy = (
+            f"cp %p {shell_words(self.segments)}/%f.new && mv {shell_words(self.segments)}/%f.new {shell_words(self.segments)}/%f"
+        )
         self.cluster.configure(
             {
                 "archive_mode": True,
@@ -180,8 +182,8 @@ class _Maker:
         )
 
     def _switch_after_many_sizes(self, sql: Sql) -> None:
-        # What is used comes to end 128 bytes before a page's end up to 128 bytes behind it, in steps of 8: in half of the segments
-        # it is the first page, in half the third.
+        # What is used comes to end from 128 bytes before a page's end to 128 bytes behind it, in steps of 8: of the first page in
+        # half of the segments, of the third in the other half.
         for step in range(64) if self.small else range(28, 34):
             size = 7952 + 8 * (step // 2) + (16384 - 32 if step % 2 else 0)
             sql.execute("SELECT pg_logical_emit_message(false, 's', repeat('s', %s))", [size])
@@ -202,7 +204,9 @@ class _Maker:
         self.cluster.kill()
         pg_wal = self.cluster.data_directory / "pg_wal"
         self._keep_unfinished(pg_wal / current, current, CRASHED)
-        for path in sorted(path for path in pg_wal.iterdir() if len(path.name) == 24 and path.name > current)[:8]:
+        for path in sorted(path for path in pg_wal.iterdir() if len(path.name) == 24 and path.name > current)[
+            : 8 if self.small else 2
+        ]:
             self._keep_unfinished(path, path.name, RECYCLED)
 
     def _begin_new_timeline(self) -> None:
@@ -238,7 +242,7 @@ class _Maker:
     # Taking stock
 
     def _list_archive(self, crashed: str) -> None:
-        timelines = set()
+        timelines: set[str] = set()
         for path in sorted(self.segments.iterdir()):
             if path.name.endswith(".partial"):
                 self._keep_unfinished(path, path.name[:24], PARTIAL)
@@ -262,7 +266,7 @@ class _Maker:
         )
 
 
-def _value(sql: Sql, query: str) -> object:
+def _value(sql: Sql, query: str) -> Any:
     row = sql.execute(query).fetchone()
     assert row is not None
     return row[0]
