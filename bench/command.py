@@ -201,6 +201,7 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
     folder = temporary_folder(prefix="psb-bench-", base=options.folder)
     parts = options.only or PARTS
     began = time.monotonic()
+    neighbours = machine.Neighbours()
     try:
         _check_room(folder, segments)
         described = machine.describe(folder, installation, programs.interpreter)
@@ -223,6 +224,7 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
         if "large-archive" in parts:
             sections.append(large_archive.measure(programs.pystandby, workload, folder, amounts.large_rounds, amounts.files))
         described.append(("duration", f"{time.monotonic() - began:.0f} s in all"))
+        described.append(("load during", neighbours.describe()))
         return sections, described
     finally:
         _ignore_signals()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -28,6 +29,30 @@ def describe(folder: Path, installation: Installation, interpreter: str) -> list
         ("pystandby", __version__),
         ("load before", f"{os.getloadavg()[0]:.2f} (mean number of runnable processes in the minute before)"),
     ]
+
+
+class Neighbours:
+    """What other processes than ours, and other machines on the same host, took of the CPUs since this was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._taken()
+
+    def describe(self) -> str:
+        """Return it in words; our commands and servers must have ended."""
+        seconds = time.monotonic() - self._began
+        others, stolen = (max(0.0, now - then) / seconds for now, then in zip(self._taken(), self._before, strict=True))
+        return f"other processes kept {others:.2f} cores busy on average, and {stolen:.2f} were withheld by the host"
+
+    @staticmethod
+    def _taken() -> tuple[float, float]:
+        """Seconds of CPU that were not ours, and those that a host did not give: /proc/stat, getrusage(2)."""
+        words = _read("/proc/stat").partition("\n")[0].split()[1:]
+        ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words] or [0.0] * 8
+        user, nice, system, _, _, interrupts, soft_interrupts, stolen = ticks[:8]
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        ours = sum(usage.ru_utime + usage.ru_stime for usage in used)
+        return user + nice + system + interrupts + soft_interrupts - ours, stolen
 
 
 def _processor() -> str:

@@ -31,7 +31,7 @@ def find_peers(standby: Standby, workload: Workload, name: str) -> tuple[list[tu
                 able.append((f"{title}{_version(found)}", command(found, standby, workload, name)))
         except (OSError, subprocess.SubprocessError) as failure:
             said = getattr(failure, "stdout", "") or getattr(failure, "stderr", "") or str(failure)
-            unable.append((title, f"cannot be set up ({said.strip().splitlines()[0][:60]})"))
+            unable.append((title, f"cannot be set up ({said.strip().splitlines()[0][:60].strip()})"))
     return able, unable
 
 

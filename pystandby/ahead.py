@@ -49,6 +49,9 @@ class _Child:
         self.held: list[str] = []
         self.pruned = ""
         self.advanced = 0
+        self.failed = ""
+        self.retry_at = 0.0
+        self.useless = False
 
     def run(self) -> None:
         lock = spool.claim(self.spool, self.asker.identity())
@@ -56,7 +59,9 @@ class _Child:
             return
         spool.empty(self.spool)
         taken_at = reviewed_at = time.monotonic()
-        while self._wanted():
+        while True:
+            if not self._wanted():
+                return
             now = time.monotonic()
             if self._follow():
                 taken_at = now
@@ -65,7 +70,7 @@ class _Child:
                 self._review()
             if self._fill():
                 continue
-            if not self.held or now - taken_at > _IDLE:
+            if self.useless or not self.held or now - taken_at > _IDLE:
                 # Nothing more in the archive: the call that waits for it starts the next child.
                 break
             time.sleep(_SHORT_NAP if now - taken_at < 1.0 else _LONG_NAP)
@@ -131,6 +136,8 @@ class _Child:
             return False
         last = self.held[-1] if self.held else self.position
         for name in self._successors(last):
+            if name == self.failed and time.monotonic() < self.retry_at:
+                continue
             found = self._fetch(name)
             if found.state == fetch.SETTLING and found.seconds <= 1.0:
                 time.sleep(found.seconds)
@@ -144,12 +151,23 @@ class _Child:
                     found.copy.discard()
                     return False
                 self.held.append(name)
-                return True
+                self.useless = not self._keeps_times(name, found.modified)
+                return not self.useless
+            # Not again at once: a copy of a segment that is being written, or a full quota, costs the server's own disk.
+            self.failed, self.retry_at = name, time.monotonic() + _REVIEW
+            self.useless = found.state == fetch.FAILED
         return False
 
     def _fetch(self, name: str) -> fetch.Found:
         options = self.options.for_file(name, os.path.join(self.spool, name))
         return fetch.Fetcher(options, wal.SEGMENT, self.asker).fetch()
+
+    def _keeps_times(self, name: str, modified: int) -> bool:
+        """Whether the spool's file system keeps a time to the nanosecond; else every segment would be taken for a changed one."""
+        try:
+            return os.stat(os.path.join(self.spool, name)).st_mtime_ns == modified
+        except OSError:
+            return True
 
     def _successors(self, name: str) -> "list[str]":
         """What the server may ask for after a segment: the next of its timeline, or of a newer one that begins there."""
@@ -175,13 +193,11 @@ class _Child:
 
     def _prune(self) -> None:
         """Remove from the archive what lies before the restart point, which moves on while the shell takes hits without us."""
-        if self.options.restartwalfile is None:
-            return
-        restart: str | None = self.options.restartwalfile
+        restart = self.options.restartwalfile
         # Before its redo has begun, a server's pg_control may still be that of the end of a base backup: too late a point.
-        if self.advanced > _REDO_HAS_BEGUN or restart != wal.NO_RESTART_POINT:
+        if restart is not None and (self.advanced > _REDO_HAS_BEGUN or restart != wal.NO_RESTART_POINT):
             restart = self.asker.restart_segment(self.segment_size) or restart
-        oldest = prune.cutoff(self.position, restart, 0, self.segment_size)
+        oldest = prune.cutoff(self.position, restart, self.options.keep, self.segment_size)
         if oldest is not None and oldest != self.pruned:
             self.pruned = oldest
             prune.prune(self.options.archivelocation, oldest)

@@ -104,6 +104,9 @@ class Archive:
                 if directory is not None:
                     return Entry(UNAVAILABLE, directory)
                 if failure.errno in (errno.ENOENT, getattr(errno, "ENOTDIR", errno.ENOENT)):
+                    if os.path.islink(self.path(name)):
+                        # It leads to where something is not mounted.
+                        return Entry(UNREADABLE, failure)
                     continue
                 return Entry(UNREADABLE, failure)
             try:
@@ -115,6 +118,11 @@ class Archive:
 
     def _directory_failure(self) -> "OSError | None":
         """Why the archive's folder cannot be used; None if it is there."""
+        try:
+            # Opening it is what makes an NFS client ask the server whether names that it took for absent have come.
+            os.close(os.open(self.directory, osdep.O_READ))
+        except OSError:
+            pass
         try:
             status = os.stat(self.directory)
         except OSError as failure:

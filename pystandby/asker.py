@@ -44,11 +44,15 @@ class Asker:
         version = osdep.read_small("PG_VERSION", 16)
         if version is not None:
             self.data_directory = ""
+        parent = os.path.dirname(folder)
         if base in ("RECOVERYXLOG", "RECOVERYHISTORY"):
             self.kind = SERVER
+            if version is None and os.path.basename(folder) in _WAL_FOLDERS:
+                # A wrapper that changes the directory, and gives %p in full.
+                version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
+                self.data_directory = parent if version is not None else None
             if self.data_directory is not None:
-                self.standby_mode = _in_standby_mode()
-            if self.data_directory is not None:
+                self.standby_mode = self._in_standby_mode()
                 # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the
                 # startup process itself.
                 self._leader = osdep.process_group()
@@ -57,7 +61,6 @@ class Asker:
             self._postmaster = self._postmaster_lines()[:3] or None
             self._postmaster_started = self._started_postmaster()
         elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
-            parent = os.path.dirname(folder)
             version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
             if version is not None:
                 self.kind = PG_REWIND
@@ -74,7 +77,7 @@ class Asker:
             return
         lines = self._postmaster_lines()
         gone = self._postmaster is not None and lines[:3] != self._postmaster
-        if gone and not lines and os.path.exists("postmaster.pid"):
+        if gone and not lines and os.path.exists(self._path("postmaster.pid")):
             # No descriptor left to read it with: that says nothing of the server.
             gone = False
         # One that was killed leaves its file; its startup process lives on because it waits for us, and keeps a new server out.
@@ -88,8 +91,9 @@ class Asker:
                 "the server that asked for this file has gone",
                 "Nothing is written into its data directory any more.",
             )
-        # Line 8 of postmaster.pid, LOCK_FILE_LINE_PM_STATUS (src/include/utils/pidfile.h).
-        if len(lines) > 7 and lines[7].strip() == b"stopping":
+        # Line 8 of postmaster.pid, LOCK_FILE_LINE_PM_STATUS (src/include/utils/pidfile.h). Where the server signals us when we
+        # are to go, it is not for us: in a smart shutdown it says so while recovery goes on until the last session has ended.
+        if not osdep.SHUTDOWN_SIGNALS_US and len(lines) > 7 and lines[7].strip() == b"stopping":
             raise StandbyError(SERVER_STOPPING, "the server is shutting down", "Nothing is taken for the end of recovery.")
 
     def identity(self) -> str:
@@ -115,7 +119,29 @@ class Asker:
         In recovery mode the server itself does not look while a restore_command runs: CheckForStandbyTrigger() is for standby
         mode only (src/backend/access/transam/xlogrecovery.c).
         """
-        return self.kind == SERVER and self.data_directory == "" and os.path.exists("promote")
+        return self.kind == SERVER and self.data_directory is not None and os.path.exists(self._path("promote"))
+
+    def has_recovered(self) -> bool:
+        """Whether the server is past its recovery: it removes what asked for it before it reads its old timeline's history."""
+        asked = ("recovery.signal", "standby.signal", "recovery.conf")
+        return self.kind == SERVER and self.data_directory is not None and not any(os.path.exists(self._path(n)) for n in asked)
+
+    def _path(self, name: str) -> str:
+        """A file of the data directory, or, where that is not known, of the current one."""
+        return os.path.join(self.data_directory or "", name)
+
+    def _in_standby_mode(self) -> bool:
+        """Whether the server retries by itself: standby.signal, or standby_mode in recovery.conf."""
+        if os.path.exists(self._path("standby.signal")):
+            return True
+        mode = False
+        for line in (osdep.read_small(self._path("recovery.conf"), 1 << 16) or b"").splitlines():
+            name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
+            if name.lower() == b"standby_mode":
+                # As parse_bool(): any unambiguous beginning of a word for true.
+                word = value.strip().strip(b"'").strip().lower()
+                mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
+        return mode
 
     def _started_postmaster(self) -> "str | None":
         """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
@@ -144,7 +170,7 @@ class Asker:
         return wal.segment_name(timeline, redo // segment_size, segment_size)
 
     def _postmaster_lines(self) -> "list[bytes]":
-        content = osdep.read_small("postmaster.pid", 8192)
+        content = osdep.read_small(self._path("postmaster.pid"), 8192)
         return content.splitlines() if content else []
 
 
@@ -154,20 +180,6 @@ def _version_number(content: "bytes | None") -> "int | None":
     if not major.isdigit():
         return None
     return int(major) * 100 + (int(minor) if minor.isdigit() else 0)
-
-
-def _in_standby_mode() -> bool:
-    """Whether the server in the current directory retries by itself: standby.signal, or standby_mode in recovery.conf."""
-    if os.path.exists("standby.signal"):
-        return True
-    mode = False
-    for line in (osdep.read_small("recovery.conf", 1 << 16) or b"").splitlines():
-        name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
-        if name.lower() == b"standby_mode":
-            # As parse_bool(): any unambiguous beginning of a word for true.
-            word = value.strip().strip(b"'").strip().lower()
-            mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
-    return mode
 
 
 def _has_gone(before: "str | None", now: "str | None") -> bool:

@@ -36,6 +36,9 @@ _LONG_MOMENT = 0.5
 _ENOUGH = 512 << 10
 """Bytes of the next segment that hold the end of the last record of this one, unless that is larger than any usual."""
 
+_SKEW = 60.0
+"""Seconds by which the clock of the archive's file system may be behind ours: younger files have to be seen at rest."""
+
 _DEFAULT_SEGMENT_SIZE = 16 << 20
 
 _OVERRULE = "To restore it by its size all the same, use --verify size."
@@ -53,6 +56,7 @@ class Found:
         "detail",
         "folder",
         "hint",
+        "is_last",
         "message",
         "modified",
         "new_timeline",
@@ -75,6 +79,7 @@ class Found:
         self.folder = ""
         self.spooled = False
         self.new_timeline = ""
+        self.is_last = True
         self.rested = 0.0
         self.segment_size = 0
         self.status = exits.UNEXPECTED
@@ -98,11 +103,14 @@ class Fetcher:
         self._system_identifier = asker.system_identifier() if self.verify == "pages" else None
         self.takes_unfinished = False
         """Whether a segment that is unfinished and has come to rest is wanted as it is."""
+        self.takes_at_once = False
+        """Whether it is wanted without having come to rest, because it was handed over before."""
         self._seen: tuple[tuple[int, ...], float] | None = None
         self._judged: tuple[tuple[int, ...], float, str] | None = None
         self._segment_size = 0
         self._copy: Copy | None = None
         self._copied = 0
+        self._copied_at = 0.0
         self._is_unknown = False
         self._warned_unknown = False
 
@@ -181,6 +189,9 @@ class Fetcher:
         size = status.st_size
         if self._kind in (wal.HISTORY, wal.BACKUP_HISTORY):
             # Text whose last line has no end may be half written. History files are not waited for: a moment must do.
+            if size == 0:
+                # Taken for a timeline without a past by a server that got it.
+                return self._unreadable(OSError(errno.ENODATA, "it is empty"))
             if rested < _LONG_MOMENT and (size == 0 or _read_at(descriptor, 1, size - 1) != b"\n"):
                 return Found(SETTLING, _LONG_MOMENT - rested)
         elif self.verify != "none":
@@ -209,6 +220,11 @@ class Fetcher:
         if known and self._judged is not None and not self._hands_over_unfinished(rested):
             # Copied and found unfinished before, and not changed since: no second copy for the same answer.
             return self._unfinished(self._judged[2])
+        if self._judged is not None and rested < _LONG_MOMENT and time.monotonic() < self._copied_at + self._options.sleep:
+            # It is being written, and tells us of each write: not a copy of it for each.
+            found = self._unfinished(self._judged[2])
+            found.seconds = _LONG_MOMENT
+            return found
         return None
 
     def _judge_head(self, head: bytes, size: int) -> ready.Verdict:
@@ -230,6 +246,7 @@ class Fetcher:
         except OSError as failure:
             return self.destination_failure(failure)
         self._copy = copy
+        self._copied_at = time.monotonic()
         keep = False
         try:
             copy.fill(source, status.st_size)
@@ -281,7 +298,7 @@ class Fetcher:
         return found
 
     def _hands_over_unfinished(self, rested: float) -> bool:
-        return self.takes_unfinished and rested >= self._options.sleep
+        return self.takes_unfinished and (rested >= self._options.sleep or self.takes_at_once)
 
     def _ends_torn(self, copy: Copy) -> bool:
         """Whether the next segment, if it is there, tells that the last record is torn."""
@@ -336,7 +353,8 @@ class Fetcher:
     def _rest(self, status: os.stat_result) -> float:
         """For how many seconds a file has not changed, by our own looks and by its times."""
         changed = osdep.changed_at(status)
-        age = time.time() - changed if changed is not None else 0.0
+        # The archive's server may have a clock of its own, behind ours.
+        age = time.time() - changed - _SKEW if changed is not None else 0.0
         return max(self._unchanged(_signature(status)), age)
 
     def _unchanged(self, appearance: "tuple[int, ...]") -> float:
@@ -359,7 +377,7 @@ class Fetcher:
         )
 
     def _unfinished(self, reason: str) -> Found:
-        return Found(
+        found = Found(
             UNFINISHED,
             self._options.sleep,
             f'segment "{self._path}" {reason}',
@@ -367,28 +385,34 @@ class Fetcher:
             "the end of WAL, and promote.",
             f"If nobody is writing it any more, put a whole copy in its place. {_OVERRULE}",
         )
+        if self.takes_unfinished:
+            following = wal.neighbour(self._name, 1, self._segment_size or _DEFAULT_SEGMENT_SIZE)
+            found.is_last = following is None or not self.archive.holds(following)
+        return found
 
     def _unknown(self, entry: archive.Entry) -> Found:
         assert entry.failure is not None
         why = say.reason(entry.failure)
         if entry.state == UNREADABLE:
-            found = Found(
-                UNREADABLE,
-                self._options.sleep,
-                f'could not open "{self._path}": {why}',
-                "Recovery waits for it; it is not taken for the end of WAL.",
-                "Make it readable to the server's user.",
-            )
-        else:
-            found = Found(
-                UNAVAILABLE,
-                self._options.sleep,
-                f'archive "{self.archive.directory}" cannot be read: {why}',
-                "Recovery waits for it; nothing is taken for the end of WAL.",
-                "Mount it or mend it. To end recovery without it, make the trigger file.",
-            )
+            return self._unreadable(entry.failure)
+        found = Found(
+            UNAVAILABLE,
+            self._options.sleep,
+            f'archive "{self.archive.directory}" cannot be read: {why}',
+            "",
+            "Mount it or mend it. To end recovery without it, make the trigger file.",
+        )
         found.rested = self._unchanged((-1,))
         return found
+
+    def _unreadable(self, failure: OSError) -> Found:
+        return Found(
+            UNREADABLE,
+            self._options.sleep,
+            f'could not read "{self._path}": {say.reason(failure)}',
+            "",
+            "Mend that, or make the file readable to the server's user.",
+        )
 
     def _failure(self, status: int, what: str, failure: OSError) -> Found:
         found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")

@@ -29,14 +29,14 @@ class Memory:
         self._folder = os.path.join(os.path.dirname(destination), FOLDER)
         self._identity = identity
 
-    def refused(self) -> "str | None":
-        """The first segment that this server process was refused; None if recovery has not ended for it."""
+    def refused(self) -> "tuple[str, bool] | None":
+        """The first segment that this server process was refused, and whether at once; None if recovery has not ended for it."""
         lines = self._read("refused", self._identity)
-        return lines[0] if lines else None
+        return (lines[0], lines[1:] == ["fast"]) if lines else None
 
-    def refuse(self, name: str) -> bool:
-        """Remember that recovery ends at a segment; False where that cannot be written down."""
-        return self._write("refused", [name], self._identity)
+    def refuse(self, name: str, fast: bool) -> bool:
+        """Remember that recovery ends at a segment, ``fast`` if it may be there; False where that cannot be written down."""
+        return self._write("refused", [name, *(["fast"] if fast else [])], self._identity)
 
     def say_once(self, what: str) -> bool:
         """Whether this server process has yet to be told of something, noting that it now is."""
@@ -46,6 +46,10 @@ class Memory:
             return False
         self._write("said", [*said, what], self._identity)
         return True
+
+    def was_told(self, what: str) -> bool:
+        """Whether this server process was told of something."""
+        return _line(what) in self._read("said", self._identity)
 
     def unsay(self, what: str) -> bool:
         """Whether this server process was told of something that is over now, noting that it is."""

@@ -27,6 +27,9 @@ BYTE_ORDER = sys.byteorder
 COPIES_SET_SIZE_FIRST = sys.platform == "win32"
 """Whether the usual copy of this system gives a file its final size before its content, as Windows' copy does."""
 
+SHUTDOWN_SIGNALS_US = os.name == "posix"
+"""Whether a server that shuts down ends its restore_command itself, by a signal to the process group."""
+
 SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
@@ -142,8 +145,8 @@ if sys.platform == "win32":
         """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
         raise OSError(errno.ENOSYS, "not supported on Windows")
 
-    def kill_helper(pid: int) -> None:
-        """End a process of ours at once; there is none: see fork()."""
+    def end_helper(pid: int, kill: bool) -> None:
+        """End a process of ours; there is none: see fork()."""
 
     def fork(work: "Callable[[], None]") -> None:
         """Raise OSError: Windows cannot fork."""
@@ -249,6 +252,11 @@ else:
         if os.fork() != 0:
             return
         try:
+            # In a container the postmaster may be process 1, which our end is reported to, and which takes death by a signal
+            # for the crash of a server process.
+            for number in (_signal.SIGTERM, _signal.SIGQUIT, _signal.SIGINT):
+                _signal.signal(number, lambda *_: os._exit(0))
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGUSR1})
             # The server's log waits for its last writer, and inotify's watches for their last holder.
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
@@ -259,11 +267,11 @@ else:
             # Never up the stack: there the restore goes on that made us.
             os._exit(0)
 
-    def kill_helper(pid: int) -> None:
-        """End a process of our process group at once; another that has got its number since is left alone."""
+    def end_helper(pid: int, kill: bool) -> None:
+        """Ask a process of our process group to end, or ``kill`` it; another that has got its number since is left alone."""
         try:
             if pid > 0 and os.getpgid(pid) == os.getpgrp():
-                os.kill(pid, 9)
+                os.kill(pid, _signal.SIGKILL if kill else _signal.SIGTERM)
         except OSError:
             pass
 

@@ -13,7 +13,7 @@ from pystandby.wait import Waiter
 
 _HANGING = "hanging"
 
-_GRACE = 10.0
+_GRACE = 30.0
 """Seconds, SLEEPTIME if that is more, for which a smart trigger still waits for an archive that cannot be read: what is in it was
 asked for."""
 
@@ -22,6 +22,10 @@ _BRIEFLY = 1.0
 
 _AT_ONCE = 0.1
 """Seconds of waiting for which no watch is set up: that takes as long."""
+
+
+class _Unanswered(Exception):  # noqa: N818 - an answer of its own kind
+    """The archive does not answer, and nothing may be waited for."""
 
 
 class _EndOfRecovery(Exception):  # noqa: N818 - not an error: what was asked for
@@ -51,7 +55,7 @@ class _Restore:
         self.is_segment = kind in (wal.SEGMENT, wal.PARTIAL)
         self.waiter = Waiter()
         self.memory: Memory | None = None
-        self.refused: str | None = None
+        self.refused: tuple[str, bool] | None = None
         self.known_folder = ""
         if self.asker.kind == SERVER:
             self.memory = Memory(options.xlogfilepath, self.asker.identity)
@@ -60,10 +64,15 @@ class _Restore:
         self.fetcher = Fetcher(options, kind, self.asker, self.known_folder)
         # pg_rewind, and a server that looks elsewhere and asks again by itself, must have their answer at once; a server past the
         # end of its recovery too.
-        self.may_wait = self.refused is None and (
+        # Nor a server that is past its recovery, and reads its old timeline's history before it opens.
+        ended = self.refused is not None or (not self.is_segment and self.asker.has_recovered())
+        self.may_wait = not ended and (
             options.wait == "always" or (options.wait == "auto" and self.asker.kind != PG_REWIND and not self.asker.standby_mode)
         )
-        self.give_up_at = time.monotonic() + options.max_wait if options.max_wait and self.may_wait else None
+        self.ended = ended
+        # History files are not given up: a server that starts without them stays on an old timeline.
+        waits = options.max_wait and self.may_wait and self.is_segment
+        self.give_up_at = time.monotonic() + options.max_wait if waits else None
         # Not for what is handed over unverified: a spooled file outlives the moment in which it was looked at.
         self.looks_ahead = (
             options.look_ahead > 0
@@ -78,6 +87,7 @@ class _Restore:
         self.watching = False
         self.failures = 0
         self.seconds = 0.0
+        self.left_timeline = False
         self.hanging_since = 0.0
         self.unfinished_since = 0.0
         self.signalled = False
@@ -87,13 +97,14 @@ class _Restore:
         """The order of events."""
         osdep.on_user_signal(self._on_signal)
         self._debug_settings()
-        if self.refused is not None and self.is_segment and self.name[8:] >= self.refused[8:]:
-            say.debug(f"recovery has ended before {self.refused} for this server process")
+        if self._is_refused():
+            say.debug("recovery has ended before this segment for this server process")
             return exits.END_OF_RECOVERY
         try:
             while True:
                 smart = self._asked_to_end()
                 self.fetcher.takes_unfinished = bool(smart) and self.may_wait
+                self.fetcher.takes_at_once = bool(smart) and self._was_handed_over()
                 found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
@@ -106,6 +117,19 @@ class _Restore:
                     self._pause()
         except _EndOfRecovery:
             return exits.END_OF_RECOVERY
+        except _Unanswered:
+            silent = f'archive "{self.options.archivelocation}" does not answer'
+            return self._unknown(Found(UNAVAILABLE, 0, silent), "") or exits.NOT_IN_ARCHIVE
+
+    def _is_refused(self) -> bool:
+        """Whether recovery has ended, for the server process that asks, before this segment.
+
+        One of an older timeline than that which was not there may be: the server asks for it next, and only a fast end leaves it.
+        """
+        if self.refused is None or not self.is_segment:
+            return False
+        name, fast = self.refused
+        return self.name[8:] >= name[8:] and (fast or self.name[:8] >= name[:8])
 
     # What asks for the end of recovery
 
@@ -139,7 +163,8 @@ class _Restore:
                 smart = f'trigger file "{path}" says fast'
             elif found.word == trigger.SMART:
                 smart = f'trigger file "{path}" says smart'
-        if not smart and not self.asker.standby_mode and self.asker.promote_requested():
+        # In standby mode the server sees to it itself, once we let it.
+        if not smart and (self.may_wait or not self.asker.standby_mode) and self.asker.promote_requested():
             smart = "the server was asked to promote"
         return smart
 
@@ -159,15 +184,22 @@ class _Restore:
         remembered = True
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
-            remembered = self.memory is None or self.memory.refuse(self.name)
+            remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
             self._end_look_ahead()
-        elif self.options.promote and not self.signalled:
+        elif self.options.promote and not self.signalled and not self.asker.promote_requested():
             from pystandby import failover
 
             say.log(f"the server is promoted before segment {self.name}: {why}")
-            failover.promote()
+            problem = failover.promote()
+            if problem:
+                say.warning(
+                    f"could not promote the server: {problem}",
+                    "It is tried again when the server asks for a segment next.",
+                    'To do it by hand, use "pg_ctl promote" or SELECT pg_promote().',
+                )
+                return _EndOfRecovery()
             # A smart trigger is not remembered: segments that arrive before the server has seen the request are still welcome.
-            remembered = fast is None or self.memory is None or self.memory.refuse(self.name)
+            remembered = fast is None or self.memory is None or self.memory.refuse(self.name, True)
             self._end_look_ahead()
         else:
             say.log(f"segment {self.name} is not waited for any more: {why}")
@@ -232,11 +264,13 @@ class _Restore:
             return self._failed(found)
         self.failures = 0
         if found.state == SETTLING:
-            return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_there(smart)
+            return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_whole(found, smart)
         if found.state in (UNAVAILABLE, UNREADABLE):
             return self._unknown(found, smart)
         if found.state == UNFINISHED and smart and self.may_wait:
             return self._smart_at_unfinished(found, smart)
+        if found.state == UNFINISHED and not self.may_wait:
+            return self._not_whole(found, smart)
         if not self.is_segment or not self.may_wait:
             return self._not_there(smart)
         if smart:
@@ -251,13 +285,31 @@ class _Restore:
             self._end(smart)
         return exits.NOT_IN_ARCHIVE
 
+    def _not_whole(self, found: Found, smart: str) -> int:
+        """The file is there, not whole yet, and not waited for: absent only to a server that asks again, or is done."""
+        if self.asker.standby_mode or self.ended:
+            return self._not_there(smart)
+        raise StandbyError(
+            exits.ARCHIVE_UNAVAILABLE,
+            found.message or f"{self.name} in the archive has not come to rest yet",
+            "It is there, and not whole, and nothing is waited for.",
+            "Try again later, or use --wait always.",
+        )
+
     def _unknown(self, found: Found, smart: str) -> "int | None":
         """The archive, or the file, cannot be read: unknown is not absent."""
         if self.may_wait and not smart:
             return None
-        if self.refused is not None:
+        if self.ended:
             say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
             return exits.END_OF_RECOVERY
+        if smart and self.may_wait and found.state == UNREADABLE:
+            self._warn_once(
+                f"{found.message}, and the end of recovery is asked for",
+                "What is there was asked for as well, so it is waited for.",
+                'Mend it, or write "fast" to the trigger file to end recovery without it.',
+            )
+            return None
         if smart:
             if self.may_wait and found.rested < max(_GRACE, self.options.sleep):
                 self.seconds = 1
@@ -273,8 +325,15 @@ class _Restore:
 
     def _smart_at_unfinished(self, found: Found, smart: str) -> "int | None":
         """The last segment of a crashed primary ends where the crash left it: replaying what is in it is what was asked for."""
-        if found.rested < self.options.sleep:
+        if found.rested < self.options.sleep and not self._was_handed_over():
             # Perhaps a copy under way, whose tail would be lost.
+            return None
+        if not found.is_last:
+            self._warn_once(
+                f"{found.message}, and the end of recovery is asked for",
+                "Later segments are there, which were asked for as well, so it is waited for.",
+                'Put a whole copy in its place, or write "fast" to the trigger file to end recovery before it.',
+            )
             return None
         if found.copy is None:
             say.warning(f"{found.message}", "The end of recovery is asked for, and it does not grow any more.")
@@ -284,7 +343,16 @@ class _Restore:
             "The end of recovery is asked for, and it does not change any more: it is restored as it is, and the server "
             "replays what is in it.",
         )
+        if self.memory is not None:
+            # The server will ask for it once more before it opens.
+            self.memory.say_once(self._handed_over())
         return self._deliver(found, smart)
+
+    def _handed_over(self) -> str:
+        return f"{self.name} is unfinished"
+
+    def _was_handed_over(self) -> bool:
+        return self.memory is not None and self.memory.was_told(self._handed_over())
 
     def _deliver(self, found: Found, smart: str) -> "int | None":
         assert found.copy is not None
@@ -383,15 +451,17 @@ class _Restore:
         smart = self._asked_to_end()
         if not long or self.fetcher.progress():
             return
-        if self.state != _HANGING:
+        if self.state != _HANGING and self.may_wait:
             self.state = _HANGING
             self.hanging_since = time.monotonic()
             say.warning(
                 f'archive "{self.options.archivelocation}" does not answer',
-                "Recovery waits for it; nothing is taken for the end of WAL.",
+                self._waits_for(),
                 "See to the file system it is on.",
             )
         late = self.give_up_at is not None and time.monotonic() >= self.give_up_at
+        if not self.may_wait:
+            raise _Unanswered
         if late or (smart and time.monotonic() - self.hanging_since >= max(_GRACE, self.options.sleep)):
             raise self._end(smart or self._given_up())
 
@@ -430,12 +500,22 @@ class _Restore:
 
     # What is said
 
+    def _waits_for(self) -> str:
+        """What an archive, or a file, that cannot be read means for recovery."""
+        if not self.may_wait:
+            return "The server looks elsewhere, and asks again."
+        if self.give_up_at is not None:
+            return f"Recovery waits for it, {self.options.max_wait} seconds at most (MAXWAITTIME)."
+        return "Recovery waits for it; nothing is taken for the end of WAL."
+
     def _tell(self, found: Found) -> None:
         """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
         if found.state == SETTLING:
             return
-        if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait":
-            self._warn_once(found.new_timeline, *_NEW_TIMELINE)
+        if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait" and not self.left_timeline:
+            self.left_timeline = True
+            if self.memory is None or self.memory.say_once(f"new timeline after {self.name[:8]}"):
+                say.warning(found.new_timeline, *_NEW_TIMELINE)
         if found.state != UNFINISHED:
             self.unfinished_since = 0.0
         elif self.may_wait:
@@ -450,8 +530,8 @@ class _Restore:
             return
         outage = f"outage of {self.options.archivelocation}"
         if found.state == UNAVAILABLE:
-            if self.may_wait or self.memory is None or self.memory.say_once(outage):
-                say.warning(found.message, found.detail, found.hint)
+            if self.may_wait or (self.asker.standby_mode and self.memory is not None and self.memory.say_once(outage)):
+                say.warning(found.message, self._waits_for(), found.hint if self.may_wait else "Mount it or mend it.")
         elif before in (UNAVAILABLE, _HANGING) or (
             self.asker.standby_mode and self.memory is not None and self.memory.unsay(outage)
         ):
@@ -460,8 +540,8 @@ class _Restore:
             say.log(f"{self.name} in the archive can be read")
         elif before == UNFINISHED and found.state == READY:
             say.log(f"{self.name} in the archive is whole")
-        if found.state == UNREADABLE:
-            self._warn_once(found.message, found.detail, found.hint)
+        if found.state == UNREADABLE and (self.may_wait or self.asker.standby_mode):
+            self._warn_once(found.message, self._waits_for(), found.hint)
         elif found.state == UNFINISHED and self.may_wait:
             say.log(found.message, found.detail, found.hint)
         elif found.state == ABSENT and self.may_wait and self.is_segment:
@@ -491,7 +571,7 @@ class _Restore:
 
 
 _NEW_TIMELINE = (
-    "The segment waited for will never be archived on the old timeline.",
+    "Unless its old primary lives on, the segment waited for will not come on the old timeline.",
     "Restart the standby server: with recovery_target_timeline = latest it follows the new timeline. With --on-new-timeline stop "
     "it stops by itself, for a service manager to start it again.",
 )

@@ -166,7 +166,7 @@ def end(spool: str) -> None:
     deadline = time.monotonic() + 2.0
     try:
         while not osdep.lock(descriptor) and time.monotonic() < deadline:
-            osdep.kill_helper(_read_pid(descriptor))
+            osdep.end_helper(_read_pid(descriptor), kill=time.monotonic() > deadline - 1.0)
             time.sleep(0.002)
         empty(spool)
     finally:

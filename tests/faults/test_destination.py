@@ -401,9 +401,40 @@ def test_no_inotify_left(standby: Standby) -> None:
     assert standby.delivered() == segments.full(NAME, size=SIZE)
 
 
-def test_the_spool_is_not_what_fills_the_disk(standby: Standby) -> None:
-    """Whatever a full disk does to the memory beside pg_wal's files, the segment itself has the room."""
+@pytest.mark.usefixtures("mounting")
+def test_the_spool_does_not_fill_the_disk(standby: Standby) -> None:
+    """Look-ahead leaves room for sixteen segments at least, however many it was asked to keep ready."""
+    names = [segments.name(number) for number in range(2, 30)]
+    for name in names:
+        standby.put(name)
+    least, most = standby.folder / "least", standby.folder / "most"
+    script = f"""
+        mount -t tmpfs -o size=24m wal "$PWD/pg_wal" || exit 90
+        least=99999999 most=0
+        for name in {" ".join(names[:6])}; do
+            "$0" --look-ahead 64 {standby.archive} $name pg_wal/RECOVERYXLOG || exit 91
+            cmp pg_wal/RECOVERYXLOG {standby.archive}/$name || exit 92
+            while [ ! -e pg_wal/.pystandby/0* ]; do sleep 0.01; done 2>/dev/null
+            for look in 1 2 3 4 5 6 7 8 9 10; do
+                free=$(df -k --output=avail pg_wal | tail -n 1)
+                ready=$(ls pg_wal/.pystandby | grep -c "^0")
+                [ $free -lt $least ] && least=$free
+                [ $ready -gt $most ] && most=$ready
+                sleep 0.03
+            done
+        done
+        echo $least >{least}
+        echo $most >{most}
+    """
+    result = in_namespace(script, standby)
+    assert result.status == 0, result
+    assert int(least.read_text()) >= 15 << 10, "less than sixteen segments, the one restored among them"
+    assert 1 <= int(most.read_text()) <= 8
+
+
+def test_without_room_for_its_own_files_the_segment_is_delivered(standby: Standby) -> None:
+    """Whatever keeps the memory and the spool from being written, the segment does without."""
     content = standby.put(NAME, segments.full(NAME, size=SIZE))
     (standby.data.wal / ".pystandby").write_text("no folder: nothing can be kept in it")
-    assert standby.ask(NAME).status == exits.DELIVERED
+    assert standby.ask(NAME, "--look-ahead", "4").status == exits.DELIVERED
     assert standby.delivered() == content
