@@ -189,9 +189,6 @@ class Fetcher:
         size = status.st_size
         if self._kind in (wal.HISTORY, wal.BACKUP_HISTORY):
             # Text whose last line has no end may be half written. History files are not waited for: a moment must do.
-            if size == 0:
-                # Taken for a timeline without a past by a server that got it.
-                return self._unreadable(OSError(errno.ENODATA, "it is empty"))
             if rested < _LONG_MOMENT and (size == 0 or _read_at(descriptor, 1, size - 1) != b"\n"):
                 return Found(SETTLING, _LONG_MOMENT - rested)
         elif self.verify != "none":
@@ -394,7 +391,13 @@ class Fetcher:
         assert entry.failure is not None
         why = say.reason(entry.failure)
         if entry.state == UNREADABLE:
-            return self._unreadable(entry.failure)
+            return Found(
+                UNREADABLE,
+                self._options.sleep,
+                f'could not open "{self._path}": {why}',
+                "",
+                "Make it readable to the server's user.",
+            )
         found = Found(
             UNAVAILABLE,
             self._options.sleep,
@@ -404,15 +407,6 @@ class Fetcher:
         )
         found.rested = self._unchanged((-1,))
         return found
-
-    def _unreadable(self, failure: OSError) -> Found:
-        return Found(
-            UNREADABLE,
-            self._options.sleep,
-            f'could not read "{self._path}": {say.reason(failure)}',
-            "",
-            "Mend that, or make the file readable to the server's user.",
-        )
 
     def _failure(self, status: int, what: str, failure: OSError) -> Found:
         found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")

@@ -82,7 +82,7 @@ class Memory:
         content = osdep.read_small(os.path.join(self._folder, name), 65536) or b""
         lines = content.decode("utf-8", "surrogateescape").split("\n")
         # Another server's, the same one's before a restart, or half a file after a crash: nothing of it binds this one.
-        return lines[1:-1] if len(lines) > 2 and lines[0] == _line(owner()) else []
+        return lines[1:-1] if len(lines) > 2 and not lines[-1] and lines[0] == _line(owner()) else []
 
     def _write(self, name: str, lines: "list[str]", owner: "Callable[[], str]") -> bool:
         path = os.path.join(self._folder, name)

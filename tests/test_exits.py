@@ -18,7 +18,8 @@ import pytest
 from support import segments
 from support.command import PYSTANDBY, RECOVERYHISTORY, Installation, Result, Standby, run, start
 
-from pystandby import exits
+from pystandby import exits, osdep
+from pystandby.asker import Asker
 
 NAME = segments.name(5)
 NEXT = segments.name(6)
@@ -134,14 +135,6 @@ def _server_gone(standby: Standby) -> Result:
         return call.result(AT_ONCE)
 
 
-def _server_stopping(standby: Standby) -> Result:
-    standby.data.write_postmaster_pid("ready")
-    with standby.begin(NAME, "-s", "60") as waiting:
-        waiting.until_watching(2)
-        standby.data.write_postmaster_pid("stopping")
-        return waiting.result(AT_ONCE)
-
-
 def _new_timeline(standby: Standby) -> Result:
     # Which says how large the segments are.
     standby.put(segments.name(4))
@@ -166,14 +159,14 @@ PROVOKED: dict[str, Callable[[Standby], Result]] = {
     "SOURCE_FAILED": _source_failed,
     "WRONG_SEGMENT": _wrong_segment,
     "SERVER_GONE": _server_gone,
-    "SERVER_STOPPING": _server_stopping,
     "NEW_TIMELINE": _new_timeline,
     "ARCHIVE_UNAVAILABLE": _archive_unavailable,
 }
 
 
 def test_every_status_is_provoked() -> None:
-    assert list(PROVOKED) == list(STATUSES)
+    # Where servers signal their commands nobody leaves for what postmaster.pid says: see test_a_server_that_stops.
+    assert [*PROVOKED, "SERVER_STOPPING"] == sorted(STATUSES, key=[*PROVOKED, "SERVER_STOPPING"].index)
 
 
 @pytest.mark.parametrize("name", PROVOKED)
@@ -521,14 +514,27 @@ def test_a_status_other_than_stopping_changes_nothing(standby: Standby) -> None:
     assert standby.delivered() == content
 
 
-def test_a_server_that_stops_already_gets_nothing(standby: Standby) -> None:
-    standby.put(NAME)
+def test_a_server_that_stops_is_served(standby: Standby) -> None:
+    # A smart shutdown says "stopping" while recovery goes on until the last session has ended; a fast one signals us.
+    standby.data.write_postmaster_pid("ready")
+    with standby.begin(NAME, "-s", "1") as waiting:
+        waiting.until_watching(2)
+        standby.data.write_postmaster_pid("stopping")
+        content = standby.put(NAME)
+        assert waiting.result(AT_ONCE) == (0, "", "")
+    assert standby.delivered() == content
+
+
+def test_a_server_that_stops(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no signal reaches a command, what postmaster.pid says has to."""
     standby.data.write_postmaster_pid("stopping")
-    assert standby.ask(NAME).status == exits.SERVER_STOPPING
-    assert standby.delivered() is None
-    standby.put("00000002.history", segments.history((1, 0x500100)))
-    assert standby.ask("00000002.history", to=RECOVERYHISTORY).status == exits.SERVER_STOPPING
-    assert not standby.data.history.exists()
+    monkeypatch.chdir(standby.data.path)
+    asker = Asker(NAME, "pg_wal/RECOVERYXLOG")
+    asker.alive()
+    monkeypatch.setattr(osdep, "SHUTDOWN_SIGNALS_US", False)
+    with pytest.raises(exits.StandbyError) as stopped:
+        asker.alive()
+    assert stopped.value.status == exits.SERVER_STOPPING
 
 
 def test_a_person_has_no_server_to_lose(standby: Standby) -> None:

@@ -90,15 +90,21 @@ def test_a_later_timeline_is_refused_too(standby: Standby) -> None:
         assert standby.delivered() is None
 
 
-def test_the_same_segment_of_an_older_timeline_is_refused_too(standby: Standby) -> None:
-    # A server that follows timeline 2 asks for each segment there first, and then on timeline 1.
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_same_segment_of_an_older_timeline(standby: Standby, fast: bool) -> None:
+    # A server that follows timeline 2 asks for each segment there first, and then on timeline 1: what is there is left out by a
+    # fast end alone.
     newer = "00000002" + B[8:]
-    standby.put(B)
-    standby.put(A)
+    contents = {name: standby.put(name) for name in (A, B, C)}
+    standby.pull_trigger("fast" if fast else "")
     with standby.server() as server:
-        assert server.run(*standby.command(newer, "-w", "1", "-s", "1")).status == 1
-        assert server.run(*standby.command(B), deadline=30).status == 1
-        assert standby.delivered() is None
+        assert server.run(*standby.command(newer, "-t", standby.trigger)).status == 1
+        for name in (B, C):
+            result = server.run(*standby.command(name, "-t", standby.trigger), deadline=30)
+            assert result.status == (1 if fast else 0)
+            assert standby.delivered() == (None if fast else contents[name])
+        # Not waited for: recovery has ended.
+        assert server.run(*standby.command(segments.name(segments.number(C) + 1), "-s", "60"), deadline=30).status == 1
         assert server.run(*standby.command(A), deadline=30).status == 0
 
 
@@ -248,11 +254,11 @@ def test_memory(tmp_path: Path) -> None:
     mine = Memory(destination, lambda: "me 1")
     other = Memory(destination, lambda: "other 2")
     assert mine.refused() is None
-    assert mine.refuse(A)
-    assert mine.refused() == A
+    assert mine.refuse(A, fast=True)
+    assert mine.refused() == (A, True)
     assert other.refused() is None
-    assert other.refuse(B)
-    assert (mine.refused(), other.refused()) == (None, B)
+    assert other.refuse(B, fast=False)
+    assert (mine.refused(), other.refused()) == (None, (B, False))
 
 
 def test_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.command import RECOVERYHISTORY, DataDirectory, Standby, run
 NAME = segments.name(5)
 NEXT = segments.name(6)
 
-DELIVERED, NOT_THERE, WRONG = 0, 1, 206
+DELIVERED, NOT_THERE, WRONG, UNAVAILABLE = 0, 1, 206, 210
 
 BACKUP = "000000010000000000000005.00000028.backup"
 
@@ -220,7 +220,9 @@ def test_wait_never(standby: Standby) -> None:
 def test_wait_never_does_not_take_what_is_unfinished(standby: Standby) -> None:
     standby.put(NAME, segments.full(NAME)[:-8192])
     result = run(*standby.command(NAME, "--wait", "never", "-s", "60"), cwd=standby.data.path, deadline=30)
-    assert result.status == NOT_THERE
+    # 1 is for what is not there.
+    assert result.status == UNAVAILABLE
+    assert "of 1048576 bytes" in result.stderr
     assert standby.delivered() is None
 
 

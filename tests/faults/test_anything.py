@@ -164,7 +164,7 @@ def test_only_odd_arguments(folder: Path, words: list[str]) -> None:
 
 def deliverable(result: Result, standby: Standby, content: bytes) -> None:
     """What may come of asking for a file that is there, without waiting."""
-    assert result.status in (exits.DELIVERED, exits.NOT_IN_ARCHIVE, exits.WRONG_SEGMENT), result
+    assert result.status in (exits.DELIVERED, exits.ARCHIVE_UNAVAILABLE, exits.WRONG_SEGMENT), result
     assert standby.delivered() == (content if result.status == exits.DELIVERED else None)
 
 
@@ -183,7 +183,7 @@ def test_any_short_file(folder: Path, content: bytes) -> None:
     standby = fresh(folder)
     standby.put(NAME, content)
     result = standby.ask(NAME, "--wait", "never")
-    assert result.status in (exits.NOT_IN_ARCHIVE, exits.WRONG_SEGMENT)
+    assert result.status in (exits.ARCHIVE_UNAVAILABLE, exits.WRONG_SEGMENT)
     assert standby.delivered() is None
 
 
