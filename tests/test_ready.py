@@ -35,6 +35,9 @@ NEXT = segments.name(6, size=16 * segments.MB)
 
 MB16 = 16 * segments.MB
 
+NOT_WHOLE = exits.ARCHIVE_UNAVAILABLE
+"""With --wait never, of a segment that is there and not whole: it is not absent, so recovery does not end there."""
+
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -272,7 +275,7 @@ def test_every_version_of_headers(tmp_path: Path, version: str) -> None:
         segments.zeros_from(segments.full(name, version=version), 3 * segments.PAGE),
     ):
         standby.put(name, torn_one)
-        assert standby.ask(name, "--wait", "never").status == exits.NOT_IN_ARCHIVE
+        assert standby.ask(name, "--wait", "never").status == NOT_WHOLE
         assert standby.delivered() is None
 
 
@@ -289,7 +292,7 @@ def test_version_9_3_leaves_old_wal_behind_a_switch(tmp_path: Path) -> None:
     standby.restored.unlink()
     # Without the switch the same is a segment that is still being written.
     standby.put(name, segments.recycled(name, segments.name(2), version="9.3"))
-    assert standby.ask(name, "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(name, "--wait", "never").status == NOT_WHOLE
 
 
 @pytest.mark.parametrize("page", [1024, 4096, 16384, 65536])
@@ -301,7 +304,7 @@ def test_other_page_sizes(standby: Standby, page: int) -> None:
         assert standby.ask(name).status == exits.DELIVERED
         assert standby.delivered() == content
     standby.put(name, segments.zeros_from(content, page * 5))
-    assert standby.ask(name, "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(name, "--wait", "never").status == NOT_WHOLE
 
 
 @pytest.mark.parametrize("megabytes", [2, 64, 256])
@@ -479,7 +482,7 @@ def test_a_timeline_that_goes_back_within_a_segment_is_no_whole_one(standby: Sta
     content = bytearray(segments.full(segments.name(5, timeline=2, size=MB16), size=MB16))
     struct.pack_into("<I", content, 100 * segments.PAGE + 4, 1)
     standby.put(segments.name(5, timeline=2, size=MB16), bytes(content))
-    assert standby.ask(segments.name(5, timeline=2, size=MB16), "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(segments.name(5, timeline=2, size=MB16), "--wait", "never").status == NOT_WHOLE
 
 
 def test_without_pg_control_any_cluster_s_segment_will_do(standby: Standby) -> None:
@@ -499,7 +502,7 @@ TORN = segments.zeros_from(segments.full(NAME, size=MB16), 5 * segments.PAGE)
 def test_under_a_server_pages_are_verified(standby: Standby, verify: tuple[str, ...]) -> None:
     standby.put(NAME, TORN)
     answer = standby.ask(NAME, "--wait", "never", *verify)
-    assert answer.status == exits.NOT_IN_ARCHIVE
+    assert answer.status == NOT_WHOLE
     assert standby.delivered() is None
 
 
@@ -514,7 +517,7 @@ def test_verify_size_and_none_look_at_no_pages(standby: Standby, verify: str) ->
 def test_verify_size_waits_for_the_size_and_refuses_more(standby: Standby) -> None:
     whole = segments.full(NAME, size=MB16)
     standby.put(NAME, whole[: MB16 - 1])
-    assert standby.ask(NAME, "--verify", "size", "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(NAME, "--verify", "size", "--wait", "never").status == NOT_WHOLE
     standby.put(NAME, whole + b"x")
     answer = standby.ask(NAME, "--verify", "size")
     assert answer.status == exits.WRONG_SEGMENT
@@ -543,7 +546,7 @@ def test_a_header_that_does_not_fit_under_a_server_of_another_age_is_judged_by_s
 def test_under_a_server_of_another_age_less_than_a_segment_is_waited_for(tmp_path: Path, version: str) -> None:
     standby = Standby(tmp_path, version=version)
     standby.put(NAME, random.Random(2).randbytes(MB16 - 8192))
-    assert standby.ask(NAME, "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(NAME, "--wait", "never").status == NOT_WHOLE
     assert standby.delivered() is None
 
 
@@ -559,7 +562,7 @@ def test_an_unknown_magic_in_a_header_that_fits_is_judged_by_its_own_header(tmp_
     assert standby.delivered() == bytes(content)
     standby.restored.unlink()
     standby.put(NAME, segments.zeros_from(bytes(content), 7 * segments.PAGE))
-    assert standby.ask(NAME, "--wait", "never").status == exits.NOT_IN_ARCHIVE
+    assert standby.ask(NAME, "--wait", "never").status == NOT_WHOLE
     assert standby.delivered() is None
 
 
@@ -589,7 +592,7 @@ def test_by_hand_verify_pages_refuses(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     segments.put(archive, NAME, TORN)
-    assert run(archive, NAME, tmp_path / "here", "--verify", "pages", "--wait", "never", cwd=tmp_path).status == 1
+    assert run(archive, NAME, tmp_path / "here", "--verify", "pages", "--wait", "never", cwd=tmp_path).status == NOT_WHOLE
     assert not (tmp_path / "here").exists()
 
 

@@ -322,7 +322,7 @@ def test_anything_in_the_data_directory(folder: Path, name: str, content: bytes)
 
 
 @settings(by_running_it, max_examples=4)
-@given(st.one_of(st.binary(max_size=200), st.binary(max_size=20).map(lambda raw: b"1\t" + raw + b"\tx\n")))
+@given(st.one_of(st.binary(min_size=1, max_size=200), st.binary(max_size=20).map(lambda raw: b"1\t" + raw + b"\tx\n")))
 @example(b"1\tFFFFFFFFFFFFFFFFFFFFFFFF/0\tx\n")
 @example(b"99999999999999999999999\t0/0\tx\n")
 def test_anything_in_a_history_file(folder: Path, content: bytes) -> None:

@@ -203,13 +203,19 @@ def test_a_smart_trigger_during_a_short_outage_loses_nothing(standby: Standby) -
 
 
 def test_a_smart_trigger_during_a_long_outage_ends_recovery(standby: Standby) -> None:
+    """Long: 30 seconds. Here 3, so that the test does not take as long."""
     moved(standby.archive)
     standby.pull_trigger("smart")
     begun = time.monotonic()
-    result = standby.ask(NAME, "-s", "1", "-t", standby.trigger)
+    program = injected.program(standby.folder, with_a_grace_of(3))
+    result = run(*standby.command(NAME, "-s", "1", "-t", standby.trigger), cwd=standby.data.path, program=program)
     assert result.status == exits.END_OF_RECOVERY
-    assert time.monotonic() - begun >= 5
+    assert time.monotonic() - begun >= 3
     assert "the end of recovery is asked for" in result.stderr
+
+
+def with_a_grace_of(seconds: int) -> str:
+    return f"import pystandby.launch, pystandby.run\npystandby.run._GRACE = {seconds}.0\n"
 
 
 def test_stopped_during_an_outage(standby: Standby) -> None:
@@ -260,7 +266,7 @@ def test_a_file_that_cannot_be_opened(standby: Standby, error: str) -> None:
         """,
     )
     with start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path, program=program) as waiting:
-        waiting.until_says("Recovery waits for it; it is not taken for the end of WAL.")
+        waiting.until_says(f'"{standby.archive / NAME}": ')
         assert standby.delivered() is None
         repaired.touch()
         result = waiting.result()
@@ -318,12 +324,10 @@ def unreadable_content(standby: Standby, error: str) -> str:
 each_call = pytest.mark.parametrize("call", ["open", "stat", "read", "fstat"])
 
 
-def begin_hanging(standby: Standby, call: str, *options: Argument, path: Path | None = None) -> Running:
+def begin_hanging(standby: Standby, call: str, *options: Argument, path: Path | None = None, code: str = "") -> Running:
     """Ask for the segment with a function of the operating system that does not come back for anything in the archive."""
-    program = injected.program(
-        standby.folder,
-        f"os.{call} = hanging(os.{call}, {str(path or standby.archive)!r}, {str(standby.folder / 'answers')!r})",
-    )
+    code += f"os.{call} = hanging(os.{call}, {str(path or standby.archive)!r}, {str(standby.folder / 'answers')!r})"
+    program = injected.program(standby.folder, code)
     if call == "stat":
         # The folder is asked only where the file is not there.
         (standby.archive / NAME).unlink()
@@ -380,7 +384,7 @@ def test_sigusr1_works_while_the_archive_hangs(standby: Standby) -> None:
 def test_a_smart_trigger_works_while_the_archive_hangs(standby: Standby, promote: bool) -> None:
     """It gives the archive the same grace as in any other outage."""
     standby.put(NAME)
-    with begin_hanging(standby, "open", "-s", "1", "-t", standby.trigger) as waiting:
+    with begin_hanging(standby, "open", "-s", "1", "-t", standby.trigger, code=with_a_grace_of(3)) as waiting:
         if promote:
             (standby.data.path / "promote").touch()
         else:
