@@ -46,14 +46,14 @@ SERVER_GONE = 207
 """The server that asked no longer exists, so nobody reads this; nothing was written into its data directory."""
 
 SERVER_STOPPING = 208
-"""The server is shutting down; 1 could be taken for the end of recovery."""
+"""The server is shutting down; 1 could be taken for the end of recovery. On Windows only, where no signal says so."""
 
 NEW_TIMELINE = 209
 """--on-new-timeline stop: the archive has gone on to a timeline on which the segment asked for does not exist. A server started
 again follows the new timeline; one that waits stays on the old for ever."""
 
 ARCHIVE_UNAVAILABLE = 210
-"""The archive cannot be read, and waiting for it was ruled out by --wait never or because pg_rewind asks."""
+"""The archive cannot be read, or the file in it is not whole, and waiting was ruled out by --wait never or for pg_rewind."""
 
 
 class StandbyError(Exception):
