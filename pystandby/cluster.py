@@ -623,7 +623,12 @@ class Cluster:
             command = pg_ctl_command(
                 self.installation, self.data_directory, "stop", "-m", mode, "-w", "-t", str(max(1, int(deadline_s)))
             )
+            end = time.monotonic() + deadline_s
             answer = self._start_and_wait(command)
+            # A server just launched has no postmaster.pid yet, which is all that pg_ctl knows it by.
+            while answer.returncode != 0 and self.is_running() and self.postmaster_pid() is None and time.monotonic() < end:
+                time.sleep(0.05)
+                answer = self._start_and_wait(command)
             # Gone by itself in the meantime is as good.
             if answer.returncode != 0 and self.is_running():
                 raise self._failure(f"the server could not be stopped: {answer.stderr.strip()}")

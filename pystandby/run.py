@@ -505,7 +505,7 @@ class _Restore:
         if not self.may_wait:
             return "The server looks elsewhere, and asks again."
         if self.give_up_at is not None:
-            return f"Recovery waits for it, {self.options.max_wait} seconds at most (MAXWAITTIME)."
+            return f"Recovery waits for it, {self.options.max_wait} seconds at most (-w)."
         return "Recovery waits for it; nothing is taken for the end of WAL."
 
     def _tell(self, found: Found) -> None:

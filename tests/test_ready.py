@@ -236,7 +236,7 @@ def test_a_server_is_given_whole_segments(wal: RealWal, tmp_path: Path) -> None:
     assert standby.data.left_behind() == []
 
 
-@each([(13, 1), (18, 1)])
+@each([(18, 1)])
 def test_a_server_is_given_no_torn_segment(wal: RealWal, tmp_path: Path) -> None:
     """One of each kind: waited for, and given when it is whole."""
     standby = Standby(tmp_path, version=str(wal.version))

@@ -363,7 +363,7 @@ def test_sigterm_works_while_the_archive_hangs(standby: Standby, call: str) -> N
     assert standby.delivered() is None
 
 
-@each_call
+@pytest.mark.parametrize("call", ["open", "stat"])
 def test_a_fast_trigger_works_while_the_archive_hangs(standby: Standby, call: str) -> None:
     standby.put(NAME)
     with begin_hanging(standby, call, "-s", "1", "-t", standby.trigger) as waiting:
