@@ -159,6 +159,27 @@ def test_torn_variants(wal: RealWal) -> None:
     assert blind < sum(seen.values()) / 4
 
 
+@each(SMALL)
+def test_holes_of_4_kb_are_found_in_files_at_rest_too(wal: RealWal) -> None:
+    """What an archive's host that lost power leaves for good: the checksum of the record tells it from data of zeros.
+
+    Not in records longer than 256 kB, nor in one that began in the segment before: these archives have a few such.
+    """
+    found = missed = 0
+    for segment, file in wholes_of(wal):
+        for variant in torn.variants(segment, bytes(len(segment.content)), 3, file.name):
+            if variant.kind != torn.BLOCK_HOLE or not variant.at:
+                continue
+            verdict = ready.judge_pages(variant.content, file.name, at_rest=True)
+            if verdict.state == UNFINISHED:
+                found += 1
+            else:
+                missed += 1
+                assert segment.is_full, f"missed in {file.name} at {variant.at}, where all records are short"
+    assert found > 100
+    assert missed < found / 20
+
+
 @each([(10, 16), (18, 16)])
 def test_judging_a_segment_looks_at_headers_only(wal: RealWal) -> None:
     """Relative to copying it once, which a loop over its bytes in Python would exceed a thousand times.

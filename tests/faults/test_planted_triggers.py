@@ -10,12 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import segments
+from support import injected, segments
 from support.command import PYSTANDBY, Argument, Result, Standby, run, start
 
 from pystandby import exits
@@ -180,45 +179,38 @@ def test_a_planted_trigger_is_said_once_while_it_waits(site: Standby) -> None:
     assert result.stderr.count("is ignored") == 1
 
 
-def swapped_without_end(path: Path, first: Path, second: Path, stop: threading.Event) -> threading.Thread:
-    """Have a name be one thing and then another, as fast as can be."""
-
-    def swap() -> None:
-        while not stop.is_set():
-            for target in (first, second):
-                link = path.with_name("swap")
-                if target.is_symlink():
-                    link.symlink_to(os.readlink(target))
-                else:
-                    os.link(target, link)
-                link.rename(path)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    return thread
-
-
-def test_a_link_put_in_its_place_after_the_look_is_not_emptied(standby: Standby) -> None:
-    """A race that an attacker can try as often as they like: what is emptied is what was read, or nothing."""
+@pytest.mark.parametrize("swapped", ["link", "hard link", "another file", "gone"])
+def test_what_is_put_in_its_place_after_the_look_is_not_emptied(standby: Standby, swapped: str) -> None:
+    """A race that an attacker can try as often as they like, here always lost: what is emptied is what was read, or nothing."""
     standby.put(NAME)
-    folder = standby.folder / "attacker"
-    folder.mkdir()
-    real, link = folder / "real", folder / "link"
-    victim = standby.folder / "victim"
+    victim, other = standby.folder / "victim", standby.folder / "other"
     victim.write_text("precious")
-    link.symlink_to(victim)
-    stop = threading.Event()
-    real.write_text("fast")
-    thread = swapped_without_end(standby.trigger, real, link, stop)
-    try:
-        for _ in range(30):
-            real.write_text("fast")
-            result = standby.ask(NAME, "-t", standby.trigger)
-            assert result.status in (exits.DELIVERED, exits.END_OF_RECOVERY)
-            assert victim.read_text() == "precious"
-    finally:
-        stop.set()
-        thread.join()
+    if swapped == "link":
+        other.symlink_to(victim)
+    elif swapped == "hard link":
+        os.link(victim, other)
+    else:
+        other.write_text("precious")
+    standby.pull_trigger("fast")
+    program = injected.program(
+        standby.folder,
+        f"""
+        def swap_and_open(path, flags, *rest, real=os.open):
+            if path == {str(standby.trigger)!r} and flags & os.O_WRONLY:
+                if {swapped == "gone"}:
+                    os.unlink(path)
+                else:
+                    os.rename({str(other)!r}, path)
+            return real(path, flags, *rest)
+        os.open = swap_and_open
+        """,
+    )
+    result = run(*standby.command(NAME, "-t", standby.trigger), cwd=standby.data.path, program=program)
+    assert result.status == exits.END_OF_RECOVERY
+    assert "could not be emptied" in result.stderr
+    assert victim.read_text() == "precious"
+    assert swapped == "gone" or standby.trigger.read_text() == "precious"
+    assert standby.trigger.exists() == (swapped != "gone")
 
 
 def test_a_link_at_the_destination_is_replaced_and_not_followed(standby: Standby) -> None:
