@@ -626,7 +626,7 @@ class Cluster:
             end = time.monotonic() + deadline_s
             answer = self._start_and_wait(command)
             # A server just launched has no postmaster.pid yet, which is all that pg_ctl knows it by.
-            while answer.returncode != 0 and self.is_running() and self.postmaster_pid() is None and time.monotonic() < end:
+            while answer.returncode != 0 and "PID file" in answer.stderr and self.is_running() and time.monotonic() < end:
                 time.sleep(0.05)
                 answer = self._start_and_wait(command)
             # Gone by itself in the meantime is as good.
