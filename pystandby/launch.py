@@ -15,17 +15,24 @@ if TYPE_CHECKING:
 def start() -> "NoReturn":
     """Run the command line of this process, and end it with the status, whatever comes in between."""
     status = 201
+    launcher = os.environ.pop("PYSTANDBY_LAUNCHER", "")
     try:
-        status = main(sys.argv[1:])
+        status = main(sys.argv[1:], launcher)
     finally:
+        # contrib/linux/pystandby takes 1 for a Python that could not start, and 211 for the word that PostgreSQL knows as 1.
+        if launcher and status == 1:
+            status = 211
         # Not sys.exit(): that would wait for the watch's threads, and turn a failed flush of stdout into 120.
         os._exit(status)
 
 
-def main(arguments: "list[str]") -> int:
-    """Do what a command line (without the program's name) says, and return the exit status. Raises nothing."""
+def main(arguments: "list[str]", launcher: str = "") -> int:
+    """Do what a command line (without the program's name) says, and return the exit status. Raises nothing.
+
+    ``launcher`` is the process id of the shell that waits for us, if one does.
+    """
     try:
-        status = _main(arguments)
+        status = _main(arguments, launcher)
     except BaseException as failure:
         status = _failed(failure)
     try:
@@ -37,9 +44,14 @@ def main(arguments: "list[str]") -> int:
     return status
 
 
-def _main(arguments: "list[str]") -> int:
+def _main(arguments: "list[str]", launcher: str) -> int:
     from pystandby import argv, osdep
 
+    if launcher:
+        osdep.heed_quit()
+        if str(os.getppid()) != launcher:
+            # It was ended by a signal that could not reach us yet.
+            return 207
     osdep.use_standard_descriptors()
     options = argv.parse(arguments)
     if options is None:

@@ -132,6 +132,12 @@ if sys.platform == "win32":
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Windows has no SIGUSR1."""
 
+    def heed_quit() -> None:
+        """Windows has no SIGQUIT."""
+
+    def heed_interrupt() -> None:
+        """Python does so itself."""
+
     class UserSignalHeld:
         """Nothing to hold: see on_user_signal()."""
 
@@ -157,6 +163,10 @@ if sys.platform == "win32":
         import shutil
 
         return shutil.disk_usage(path).free
+
+    def may_be_open_for_writing(descriptor: int) -> bool:
+        """Whether somebody may have an open file open for writing; nothing here can tell."""
+        return True
 
     def changed_at(status: os.stat_result) -> "float | None":
         """None: a copy may set any time it likes, and there is no inode change time."""
@@ -231,6 +241,19 @@ else:
         """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138)."""
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
 
+    def heed_quit() -> None:
+        """Die of SIGQUIT, the postmaster's immediate shutdown, which a shell has its background commands ignore."""
+        _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
+
+    def heed_interrupt() -> None:
+        """Raise KeyboardInterrupt on SIGINT, once: a terminal's comes a second time, passed on by the shell that started us."""
+
+        def handler(number: int, frame: object) -> None:
+            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+            raise KeyboardInterrupt
+
+        _signal.signal(_signal.SIGINT, handler)
+
     class UserSignalHeld:
         """While threads are started, which inherit it: SIGUSR1 is for the main thread, the one that Python's handlers run in.
 
@@ -279,6 +302,20 @@ else:
         """How many bytes we may still write to the file system of a path. Raises OSError."""
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
+
+    def may_be_open_for_writing(descriptor: int) -> bool:
+        """Whether somebody may have a file open for writing that ``descriptor`` has open for reading; called in the main thread.
+
+        Linux gives the file's owner a read lease only where nobody has (fcntl(2)). Who opens it meanwhile has SIGIO sent to us.
+        """
+        try:
+            _signal.signal(_signal.SIGIO, _signal.SIG_IGN)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except (OSError, ValueError, AttributeError):
+            # Written to, somebody else's file, another operating system or file system.
+            return True
+        return False
 
     def changed_at(status: os.stat_result) -> "float | None":
         """When a file's content or name last changed, in seconds since the epoch by the file system's clock.

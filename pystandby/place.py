@@ -27,7 +27,9 @@ class Copy:
 
     def fill(self, source: int, size: int) -> None:
         """Copy ``size`` bytes, or fewer if the source ends before. Raises osdep.SourceError, or OSError of the destination."""
-        os.ftruncate(self.descriptor, 0)
+        if os.fstat(self.descriptor).st_size:
+            # Only what a killed one left: ext4 writes a file that was truncated to nothing to the disk when it is closed.
+            os.ftruncate(self.descriptor, 0)
         self.size = osdep.copy(source, self.descriptor, size)
 
     def date(self, modified: int) -> None:

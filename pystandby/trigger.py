@@ -47,9 +47,14 @@ def look(path: str, trusted: bool) -> Trigger:
         if problem:
             return Trigger(None, problem, _hint(path, shared))
         word = os.read(descriptor, 32)
-        if not word and 0 <= time.time() - status.st_mtime < _MOMENT:
-            time.sleep(_MOMENT)
+        until = time.monotonic() + _MOMENT
+        while not word and 0 <= time.time() - status.st_mtime < _MOMENT and time.monotonic() < until:
+            # Nobody can have it open for writing any more when this says so: the read comes after it.
+            written = not osdep.may_be_open_for_writing(descriptor)
             word = os.read(descriptor, 32)
+            if word or written:
+                break
+            time.sleep(_MOMENT / 10)
     except OSError as failure:
         return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
     finally:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from pystandby.watch import Watch
+    from pystandby import inotify, watch
 
     T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Waiter:
         self._alarm = _thread.allocate_lock()
         self._alarm.acquire()
         self._stirred = False
-        self._watch: Watch | None = None
+        self._watch: inotify.Watch | watch.Watch | None = None
 
     def wake(self) -> None:
         """End the wait under way, or the next one."""
@@ -91,7 +91,11 @@ class Waiter:
     def watch(self, folders: "list[str]", names: "frozenset[str]") -> None:
         """Be woken when one of these names stirs in one of these folders. Where that is impossible, say so and do without."""
         try:
-            from pystandby.watch import Watch
+            try:
+                from pystandby.inotify import Watch
+            except (ImportError, OSError, AttributeError, TypeError):
+                # Not Linux, or a C library without it.
+                from pystandby.watch import Watch  # type: ignore[assignment]
 
             with osdep.UserSignalHeld():
                 self._watch = Watch(folders, names, self.wake)

@@ -1,4 +1,4 @@
-"""Being woken when something arrives: the adaptor to watchdog. Judges nothing, and replaces no look.
+"""Being woken when something arrives, where inotify.py cannot: the adaptor to watchdog. Judges nothing, and replaces no look.
 
 Where the operating system cannot watch (a network file system, no inotify left, a folder that is not there), looking every
 SLEEPTIME goes on and finds everything, later.

@@ -6,6 +6,7 @@ above, or death by a signal, stops it, and it loses nothing.
 
 from __future__ import annotations
 
+import errno
 import ast
 import os
 import shutil
@@ -330,8 +331,9 @@ def test_without_click_restores_go_on(standby: Standby, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken", "empty"])
-def test_without_watchdog_it_polls_and_says_so_once(standby: Standby, damage: str) -> None:
+def test_where_nothing_can_watch_it_polls_and_says_so_once(standby: Standby, damage: str) -> None:
     broken = Installation(standby.folder / "broken")
+    (broken.package / "inotify.py").unlink()
     _damage_package(broken, "watchdog", damage)
     with broken.start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path) as waiting:
         waiting.until_says("WARNING:  could not watch for what arrives")
@@ -347,23 +349,39 @@ def test_without_watchdog_it_polls_and_says_so_once(standby: Standby, damage: st
     assert broken.run(*standby.command(NEXT, "--poll", "-s", "1", "-w", "1"), cwd=standby.data.path).stderr.count("WARNING:") == 0
 
 
-def test_no_inotify_left(standby: Standby) -> None:
+@pytest.mark.parametrize("damage", ["missing", "another system"])
+def test_watchdog_watches_where_inotify_cannot_be_called(standby: Standby, damage: str) -> None:
     broken = Installation(standby.folder / "broken")
-    (broken.site / "watchdog").unlink()
-    (broken.site / "watchdog" / "observers").mkdir(parents=True)
-    real = Path(PYSTANDBY.parent.parent, *broken.site.relative_to(broken.bin.parent).parts, "watchdog")
-    for module in real.rglob("*.py"):
-        copy = broken.site / "watchdog" / module.relative_to(real)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(module.read_bytes())
-    with (broken.site / "watchdog" / "observers" / "__init__.py").open("a") as file:
-        file.write(
-            "\n\nclass Observer(Observer):\n"
-            "    def schedule(self, *arguments, **named):\n"
-            "        raise OSError(24, 'inotify instance limit reached')\n"
-        )
+    module = broken.package / "inotify.py"
+    if damage == "missing":
+        module.unlink()
+    else:
+        module.write_text(module.read_text().replace("inotify_init1", "kqueue_init1"))
+    with broken.start(*standby.command(NAME, "-s", "60", "-t", standby.trigger), cwd=standby.data.path) as waiting:
+        waiting.until_watching(2)
+        content = standby.put(NAME)
+        assert waiting.result(AT_ONCE) == (0, "", "")
+    assert standby.delivered() == content
+    with broken.start(*standby.command(NEXT, "-s", "60", "-t", standby.trigger), cwd=standby.data.path) as waiting:
+        waiting.until_watching(2)
+        standby.pull_trigger()
+        assert waiting.result(AT_ONCE).status == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "word"),
+    [
+        ("_INIT", errno.EMFILE, "Errno 24] inotify_init1: Too many open files, sysctl fs.inotify.max_user_instances"),
+        ("_ADD", errno.ENOSPC, "Errno 28] inotify_add_watch: No space left on device, sysctl fs.inotify.max_user_watches"),
+    ],
+)
+def test_no_inotify_left(standby: Standby, function: str, number: int, word: str) -> None:
+    # The real limits are those of the user, for all that the other tests run at the same time.
+    broken = Installation(standby.folder / "broken")
+    with (broken.package / "inotify.py").open("a") as file:
+        file.write(f"\n\ndef {function}(*_):\n    ctypes.set_errno({number})\n    return -1\n")
     with broken.start(*standby.command(NAME, "-s", "1"), cwd=standby.data.path) as waiting:
-        waiting.until_says("WARNING:  could not watch for what arrives: [Errno 24] inotify instance limit reached")
+        waiting.until_says(f"WARNING:  could not watch for what arrives: [{word}")
         content = standby.put(NAME)
         result = waiting.result(AT_ONCE)
     assert result.status == 0

@@ -80,7 +80,7 @@ def test_whatever_the_environment_holds_a_restore_works(standby: Standby, variab
     env = environment(**{name: value.replace("{shadows}", str(shadows)) for name, value in variables.items()})
     assert run(*standby.command(NAME), cwd=standby.data.path, env=env) == (0, "", "")
     assert standby.delivered() == content
-    # Waiting, with watchdog; and click, with a usage error.
+    # Waiting, and watching; and click, with a usage error.
     name = segments.name(6)
     with start(*standby.command(name, "-s", "60"), cwd=standby.data.path, env=env) as waiting:
         waiting.until_watching()

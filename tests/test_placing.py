@@ -215,7 +215,7 @@ def test_killed_while_copying_the_next_call_is_right(standby: Standby) -> None:
         with standby.begin(name, "--verify", "none") as copying:
             while copied() == 0 and not copying.has_ended:
                 pass
-            copying.signal(signal.SIGKILL)
+            copying.kill()
             result = copying.result()
         if result.status == -signal.SIGKILL:
             caught += 1

@@ -147,7 +147,7 @@ def test_an_archive_that_is_replaced_is_watched(standby: Standby) -> None:
         waiting.until_watching()
         standby.archive.rename(standby.folder / "old")
         standby.archive.mkdir()
-        waiting.until(lambda: _watches(waiting.pid, standby.archive), "the new folder is watched")
+        waiting.until(lambda: _watches(waiting.python, standby.archive), "the new folder is watched")
         content = standby.put(NAME)
         assert waiting.result(AT_ONCE).status == 0
     assert standby.delivered() == content

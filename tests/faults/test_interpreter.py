@@ -77,7 +77,7 @@ def restores(standby: Standby, program: list[Argument], env: dict[str, str] | No
 
 
 def restores_and_waits(standby: Standby, program: list[Argument], env: dict[str, str] | None = None) -> None:
-    """The whole way: a restore at once, one that is waited for, which loads watchdog, and click's help."""
+    """The whole way: a restore at once, one that is waited for, and click's help."""
     restores(standby, program, env)
     later = segments.name(6)
     with start(*standby.command(later, "-s", "60"), cwd=standby.data.path, program=program, env=env) as waiting:
@@ -284,21 +284,24 @@ def test_called_in_other_ways(standby: Standby, tmp_path: Path, link: str) -> No
 def installation(tmp_path: Path) -> Path:
     """A copy of the virtual environment's programs and packages, to be damaged: the folder with bin and the packages."""
     copy = tmp_path / "damaged"
-    shutil.copytree(PACKAGE, copy / "lib" / "pystandby", ignore=shutil.ignore_patterns("__pycache__"))
+    lib = packages(copy)
+    shutil.copytree(PACKAGE, lib / "pystandby", ignore=shutil.ignore_patterns("__pycache__"))
     for name in THIRD_PARTY:
         found = Path(next(iter(sys.modules[name].__path__))) if name in sys.modules else package(name)
-        shutil.copytree(found, copy / "lib" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(found, lib / name, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "bin").mkdir()
     shutil.copy(PYSTANDBY, copy / "bin" / "pystandby")
-    text = injected.PYTHON_SCRIPT.read_text()
-    # As the installed one, but with the packages beside it alone, and not those of the environment.
-    body = text.partition("\n")[2]
-    (copy / "bin" / "pystandby-python").write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[:] = [p for p in sys.path if not p.endswith('site-packages')]\n"
-        f"sys.path.append({str(copy / 'lib')!r})\n{body}"
-    )
+    # As the installed one, but by an interpreter that has no packages of its own.
+    body = injected.PYTHON_SCRIPT.read_text().partition("\n")[2]
+    bare = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    (copy / "bin" / "pystandby-python").write_text(f"#!{bare}\n{body}")
     (copy / "bin" / "pystandby-python").chmod(0o755)
     return copy
+
+
+def packages(installation: Path) -> Path:
+    """Where the packages of an installation are."""
+    return installation / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
 
 def package(name: str) -> Path:
@@ -328,7 +331,7 @@ def test_the_copy_of_the_installation_works(standby: Standby, installation: Path
 )
 def test_a_damaged_module(standby: Standby, installation: Path, module: str, damage: str) -> None:
     """A half-upgraded installation, whichever module it is: the restore works without it, or the server stops."""
-    path = installation / "lib" / "pystandby" / module
+    path = packages(installation) / "pystandby" / module
     if damage == "missing":
         path.unlink()
     elif damage == "empty":
@@ -359,13 +362,16 @@ def test_a_damaged_module(standby: Standby, installation: Path, module: str, dam
 @pytest.mark.parametrize("damage", ["missing", "raising", "exiting"])
 def test_a_damaged_dependency(standby: Standby, installation: Path, package_name: str, damage: str) -> None:
     """click and watchdog are not needed for what matters."""
-    folder = installation / "lib" / package_name
+    folder = packages(installation) / package_name
     if damage == "missing":
         shutil.rmtree(folder)
     else:
         (folder / "__init__.py").write_text("raise SystemExit(1)\n" if damage == "exiting" else "raise RuntimeError('broken')\n")
         for path in folder.glob("*/__init__.py"):
             path.write_text((folder / "__init__.py").read_text())
+    if package_name == "watchdog":
+        # Where it is not needed in the first place nobody would notice.
+        (packages(installation) / "pystandby" / "inotify.py").unlink()
     program: list[Argument] = [installation / "bin" / "pystandby"]
     content = standby.put(NAME)
     result = run(*standby.command(NAME), cwd=standby.data.path, program=program)
@@ -386,7 +392,7 @@ def test_a_damaged_dependency(standby: Standby, installation: Path, package_name
 
 
 def test_a_package_that_is_gone(standby: Standby, installation: Path) -> None:
-    shutil.rmtree(installation / "lib" / "pystandby")
+    shutil.rmtree(packages(installation) / "pystandby")
     result = run(*standby.command(NAME), cwd=standby.data.path, program=[installation / "bin" / "pystandby"])
     assert result.status == exits.MODULE_MISSING
     assert result.stderr.startswith("ERROR:  pystandby cannot be started: ModuleNotFoundError")

@@ -100,7 +100,7 @@ class Running:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.process.poll() is None:
-            self.process.kill()
+            self.kill()
             self.process.wait()
         self._stdout.close()
         self._stderr.close()
@@ -124,7 +124,17 @@ class Running:
         return self.process.poll() is not None
 
     def signal(self, number: signal.Signals) -> None:
+        """Signal the process that was started, which is the executable's shell."""
         self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the whole of it, as the kernel may at any moment: shell, Python and what looks ahead."""
+        os.killpg(self.pid, signal.SIGKILL)
+
+    @property
+    def python(self) -> int:
+        """The process id of the Python that the executable's shell waits for; 0 while there is none."""
+        return next((pid for pid in session(self.pid) if pid != self.pid and b"pystandby-python" in command_line(pid)), 0)
 
     def result(self, deadline: float = DEADLINE) -> Result:
         """Wait for its end."""
@@ -155,14 +165,35 @@ class Running:
         self.until(lambda: watched_folders(self.pid) >= folders, f"{folders} folders are watched")
 
 
-def watched_folders(pid: int) -> int:
-    """How many inotify watches a process has."""
-    count = 0
+def session(leader: int) -> list[int]:
+    """The processes of a session, that of its leader included."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.getsid(int(name)) == leader:
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    """The command line of a process, words ended by NUL; empty if it has gone."""
     try:
-        for name in os.listdir(f"/proc/{pid}/fdinfo"):
-            count += Path(f"/proc/{pid}/fdinfo/{name}").read_text().count("inotify wd:")
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        pass
+        return b""
+
+
+def watched_folders(leader: int) -> int:
+    """How many inotify watches the processes of a session have."""
+    count = 0
+    for pid in session(leader):
+        try:
+            for name in os.listdir(f"/proc/{pid}/fdinfo"):
+                count += Path(f"/proc/{pid}/fdinfo/{name}").read_text().count("inotify wd:")
+        except OSError:
+            continue
     return count
 
 
