@@ -77,7 +77,7 @@ class Watch:
                 number = _ADD(self._descriptor, os.fsencode(folder), _STIRS | _ONLY_DIRECTORY)
                 if number >= 0:
                     self._watched[folder] = (number, identity)
-                else:
+                elif ctypes.get_errno() not in _AWAY:
                     failed = _failure("inotify_add_watch")
         return failed
 
@@ -108,6 +108,9 @@ class Watch:
                 return True
         return False
 
+
+_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""What a folder that is away, or cannot be read, says: no news beside what a look at it says."""
 
 _LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
 

@@ -135,9 +135,6 @@ if sys.platform == "win32":
     def heed_quit() -> None:
         """Windows has no SIGQUIT."""
 
-    def heed_interrupt() -> None:
-        """Python does so itself."""
-
     class UserSignalHeld:
         """Nothing to hold: see on_user_signal()."""
 
@@ -244,15 +241,6 @@ else:
     def heed_quit() -> None:
         """Die of SIGQUIT, the postmaster's immediate shutdown, which a shell has its background commands ignore."""
         _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
-
-    def heed_interrupt() -> None:
-        """Raise KeyboardInterrupt on SIGINT, once: a terminal's comes a second time, passed on by the shell that started us."""
-
-        def handler(number: int, frame: object) -> None:
-            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-            raise KeyboardInterrupt
-
-        _signal.signal(_signal.SIGINT, handler)
 
     class UserSignalHeld:
         """While threads are started, which inherit it: SIGUSR1 is for the main thread, the one that Python's handlers run in.

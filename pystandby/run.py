@@ -96,8 +96,6 @@ class _Restore:
     def run(self) -> int:
         """The order of events."""
         osdep.on_user_signal(self._on_signal)
-        if self.asker.kind != SERVER:
-            osdep.heed_interrupt()
         self._debug_settings()
         if self._is_refused():
             say.debug("recovery has ended before this segment for this server process")

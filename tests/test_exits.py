@@ -6,8 +6,8 @@ above, or death by a signal, stops it, and it loses nothing.
 
 from __future__ import annotations
 
-import errno
 import ast
+import errno
 import os
 import shutil
 import signal

@@ -216,16 +216,32 @@ def unexpected(scene: Scene) -> str:
 
 def module_missing(scene: Scene) -> str:
     """The scripts are there, and the package is not, as after half an upgrade."""
-    return scene.restore_command(program=(sys.executable, "-I", "-S", PYSTANDBY.with_name("pystandby-python")))
+    return scripts_alone(scene, Path(getattr(sys, "_base_executable", sys.executable)).resolve())
 
 
 def interpreter_gone(scene: Scene) -> str:
     """The scripts are there, and the Python that they were installed for is not, as after an upgrade of the system."""
+    return scripts_alone(scene, Path("/nonexistent/python3"))
+
+
+def interpreter_damaged(scene: Scene) -> str:
+    """The Python is there, and cannot start, as in the middle of an upgrade of the system: it ends in 1 by itself."""
+    python = scene.folder / "damaged-python3"
+    # -E, the first word, would have it find its standard library all the same.
+    python.write_text(f'#!/bin/sh\nshift\nPYTHONHOME=/nonexistent exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    started = subprocess.run([python, "-E", "-c", "pass"], capture_output=True, text=True, check=False)
+    assert started.returncode == 1, started
+    return scripts_alone(scene, python)
+
+
+def scripts_alone(scene: Scene, python: Path) -> str:
+    """The executable's two scripts, for a Python of choice, without a package beside them."""
     folder = scene.folder / "bin"
     folder.mkdir()
     shutil.copy(PYSTANDBY, folder)
     body = PYSTANDBY.with_name("pystandby-python").read_text().partition("\n")[2]
-    (folder / "pystandby-python").write_text(f"#!/nonexistent/python3\n{body}")
+    (folder / "pystandby-python").write_text(f"#!{python}\n{body}")
     (folder / "pystandby-python").chmod(0o755)
     return scene.restore_command(program=(folder / "pystandby",))
 
@@ -281,6 +297,7 @@ FAILURES = [
     Failure("usage-out-of-range", exits.USAGE, usage("-s", "0"), "from 1 to 60"),
     Failure("unexpected", exits.UNEXPECTED, unexpected, "unexpected ZeroDivisionError"),
     Failure("module-missing", exits.MODULE_MISSING, module_missing, "pystandby cannot be started"),
+    Failure("interpreter-damaged", exits.MODULE_MISSING, interpreter_damaged, "No module named 'encodings'"),
     Failure("interpreter-gone", 127, interpreter_gone, "/nonexistent/python3"),
     Failure("dependency-missing", exits.MODULE_MISSING, dependency_missing, "a module cannot be imported"),
     Failure("destination", exits.DESTINATION_FAILED, destination_full, 'could not write "pg_wal/RECOVERYXLOG": File too large'),

@@ -408,7 +408,7 @@ def test_an_executable_that_is_gone(standby: Standby, installation: Path, what: 
     elif what == "rights":
         script.chmod(0)
     else:
-        script.write_text(script.read_text().replace(sys.executable, "/nonexistent/bin/python3", 1))
+        script.write_text("#!/nonexistent/bin/python3\n" + script.read_text().partition("\n")[2])
     result = run(*standby.command(NAME), cwd=standby.data.path, program=[installation / "bin" / "pystandby"])
     assert result.status in (126, 127, *range(200, 256)), result
 

@@ -312,7 +312,7 @@ class Server(Cluster):
         return [
             pid
             for pid, line in found.items()
-            if str(self.data_directory) not in line and " pg_wal/RECOVERY" in line and not re.match(r"\S*sh -c ", line)
+            if str(self.data_directory) not in line and " pg_wal/RECOVERY" in line and not re.match(r"\S*sh ", line)
         ]
 
     def startup_process(self) -> int:
