@@ -83,26 +83,16 @@ class _RestoreCommand(click.Command):
 
 def help_text() -> str:
     """What --help prints, without the last line's end."""
-    rows: list[tuple[str, str]] = []
-    for option in OPTIONS:
-        short = f"-{option.short}, " if option.short else "    "
-        rows.append((f"{short}--{option.long}{'=' + option.metavar if option.metavar else ''}", option.help))
-    rows += [("-V, --version", "output version information, then exit"), ("-?, --help", "show this help, then exit")]
+    rows = [(option.short, option.long, option.metavar, option.help) for option in OPTIONS]
     lines = [
         "pystandby is PostgreSQL's restore_command for warm standbys fed from a WAL archive.",
         "",
         "Usage:",
         "  pystandby [OPTION]... ARCHIVELOCATION NEXTWALFILE XLOGFILEPATH [RESTARTWALFILE]",
+        "  pystandby archive [OPTION]... ARCHIVE... %p %f",
         "  pystandby demo [OPTION]...",
         "",
-        "Options:",
-    ]
-    for names, text in rows:
-        if len(names) > 24:
-            lines.append(f"  {names}")
-            names = ""  # noqa: PLW2901 - the rest of the same row
-        lines += _wrapped(f"  {names:<26}", text)
-    lines += [
+        *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
         "",
         "As restore_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:",
         "  restore_command = 'pystandby [OPTION]... ARCHIVELOCATION %f %p %r'",
@@ -113,6 +103,37 @@ def help_text() -> str:
         "file; 200 and above, an error: the server stops and loses nothing.",
     ]
     return "\n".join(lines)
+
+
+def _options_help(rows: "list[tuple[str, str, str, str]]") -> "list[str]":
+    """The lines on options: short name, long name, metavar (or empty) and text of each."""
+    lines = ["Options:"]
+    for short, long, metavar, text in [*rows, ("?", "help", "", "show this help, then exit")]:
+        names = f"{f'-{short}, ' if short else '    '}--{long}{'=' + metavar if metavar else ''}"
+        if len(names) > 24:
+            lines.append(f"  {names}")
+            names = ""
+        lines += _wrapped(f"  {names:<26}", text)
+    return lines
+
+
+class _Verb(click.Command):
+    """A verb, with help in the form of the restore's: docstring, usage, options, and the epilog as it stands."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The text of --help."""
+        rows: list[tuple[str, str, str, str]] = []
+        usage = ["  pystandby", str(self.name)]
+        for parameter in self.params:
+            if isinstance(parameter, click.Option):
+                *short, long = parameter.opts
+                rows.append(("".join(short).lstrip("-"), long.lstrip("-"), parameter.metavar or "", parameter.help or ""))
+                usage[2:] = ["[OPTION]..."]
+        for parameter in self.params:
+            if isinstance(parameter, click.Argument):
+                usage.append(str(parameter.metavar))
+        lines = [*_wrapped("", (self.help or "").partition("\n\n")[0]), "", "Usage:", " ".join(usage), "", *_options_help(rows)]
+        return "\n".join([*lines, *(["", self.epilog] if self.epilog else [])])
 
 
 def _wrapped(lead: str, text: str, width: int = 100) -> "list[str]":
@@ -129,6 +150,8 @@ def _argument(number: int, name: str) -> click.Argument:
     return click.Argument([name], type=_Word(()), metavar=name.upper(), required=number < 3)
 
 
+_HELP = {"help_option_names": ["-?", "--help"]}
+
 restore_command = _RestoreCommand(
     "pystandby",
     params=[
@@ -137,7 +160,7 @@ restore_command = _RestoreCommand(
         *(_argument(number, name) for number, name in enumerate(ARGUMENTS)),
     ],
     callback=None,
-    context_settings={"help_option_names": ["-?", "--help"]},
+    context_settings=_HELP,
 )
 
 
@@ -150,38 +173,68 @@ def parse(arguments: "list[str]") -> Options:
         return options
 
 
-@click.command("demo", context_settings={"help_option_names": ["-?", "--help"]})
+_debug_option = click.option("-d", "--debug", is_flag=True, help="write every step to stderr")
+
+
+@click.command(
+    "archive",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As archive_command in postgresql.conf:
+  archive_command = 'exec pystandby archive /mnt/server/archive %p %f'
+
+Exit status: 0, every ARCHIVE has the file; 1, not so: the server keeps it and tries again.""",
+)
+@_debug_option
+@click.option(
+    "--verify",
+    type=_Word(("header", "none")),
+    default="header",
+    metavar="header|none",
+    help="header: the file must begin as a segment of its name and cluster; none: it may be anything (default header)",
+)
+@click.argument("archives", type=_Word(()), nargs=-1, required=True, metavar="ARCHIVE...")
+@click.argument("source", type=_Word(()), metavar="%p")
+@click.argument("name", type=_Word(()), metavar="%f")
+def archive(debug: bool, verify: str, archives: "tuple[str, ...]", source: str, name: str) -> int:
+    """pystandby archive is PostgreSQL's archive_command: it puts a WAL file into each ARCHIVE, and never over another."""
+    from pystandby import archiver
+
+    say.debugging = debug
+    return archiver.put(list(archives), source, name, verify == "header")
+
+
+@click.command("demo", cls=_Verb, context_settings=_HELP)
 @click.option("--seconds", type=_Number(1, 3600), default=15, metavar="N", help="seconds of load on the primary (15)")
 @click.option("--fast", is_flag=True, help="end with a fast trigger instead of a smart one")
 @click.option("--postgres", type=_Word(()), metavar="WHICH", help="which PostgreSQL: a version, or a folder of programs")
 @click.option("--keep", is_flag=True, help="leave the folder with both servers' data and logs")
 def demo(seconds: int, fast: bool, postgres: "str | None", keep: bool) -> int:
-    """Run a primary and a warm standby on this machine, fail over, and compare the rows of both."""
+    """pystandby demo runs a primary and a warm standby on this machine, fails over, and compares the rows of both."""
     from pystandby.demo import demo as run_demo
 
     return run_demo(seconds=seconds, fast=fast, postgres=postgres, keep=keep)
 
 
+_VERBS: "dict[str, click.Command]" = {"archive": archive, "demo": demo}
+
+
 def main(arguments: "list[str]") -> int:
     """Do what a command line says that the fast reader left to click, and return the exit status. Raises StandbyError."""
+    verb = arguments[0] if arguments and arguments[0] in VERBS else ""
     try:
-        if arguments and arguments[0] in VERBS:
-            if arguments[0] != demo.name:
-                raise StandbyError(
-                    exits.USAGE,
-                    f'this version of pystandby has no verb "{arguments[0]}"',
-                    f'To restore from an archive of that name, write "./{arguments[0]}".',
-                    'Try "pystandby --help" for more information.',
-                )
-            return int(demo.main(arguments[1:], prog_name="pystandby demo", standalone_mode=False) or 0)
+        if verb:
+            return _run_verb(verb, arguments[1:])
         if not arguments and "_PYSTANDBY_COMPLETE" in os.environ:
             return int(restore_command.main(arguments, prog_name="pystandby", standalone_mode=False) or 0)
         options = parse(arguments)
     except click.exceptions.Exit as done:
-        if sum(word[:1] != "-" for word in arguments) >= 3:
-            # 0 without a file is the end of recovery for a server.
+        if verb in ("", archive.name) and sum(word[:1] != "-" for word in arguments) - bool(verb) >= 3:
+            # 0 without a file is the end of recovery for a server; and one that hears it as an archive_command's loses the file.
+            work, undone = ("an archive_command", "archived") if verb else ("a restore", "restored")
             raise StandbyError(
-                exits.USAGE, "help or version was asked for in place of a restore", "Nothing was restored."
+                exits.USAGE, f"help or version was asked for in place of {work}", f"Nothing was {undone}."
             ) from None
         return done.exit_code
     except click.exceptions.Abort:
@@ -192,6 +245,18 @@ def main(arguments: "list[str]") -> int:
 
     say.debugging = options.debug
     return run.restore(options)
+
+
+def _run_verb(verb: str, words: "list[str]") -> int:
+    if verb not in _VERBS or argv.is_restore(words):
+        raise StandbyError(
+            exits.USAGE,
+            f'"{verb}" restores nothing' if verb in _VERBS else f'this version of pystandby has no verb "{verb}"',
+            f'To restore from an archive of that name, write "./{verb}".',
+            f'Try "pystandby {f"{verb} " if verb in _VERBS else ""}--help" for more information.',
+        )
+    with _VERBS[verb].make_context(f"pystandby {verb}", words) as context:
+        return int(_VERBS[verb].invoke(context) or 0)
 
 
 def _usage_error(failure: click.ClickException, arguments: "list[str]") -> StandbyError:
