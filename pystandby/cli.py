@@ -90,6 +90,7 @@ def help_text() -> str:
         "Usage:",
         "  pystandby [OPTION]... ARCHIVELOCATION NEXTWALFILE XLOGFILEPATH [RESTARTWALFILE]",
         "  pystandby archive [OPTION]... ARCHIVE... %p %f",
+        "  pystandby recovery-end [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -217,7 +218,36 @@ def demo(seconds: int, fast: bool, postgres: "str | None", keep: bool) -> int:
     return run_demo(seconds=seconds, fast=fast, postgres=postgres, keep=keep)
 
 
-_VERBS: "dict[str, click.Command]" = {"archive": archive, "demo": demo}
+_trigger_option = click.option(
+    "-t", "--trigger", type=_Word(()), metavar="TRIGGERFILE", help="the trigger file of restore_command"
+)
+_trust_option = click.option(
+    "--trust-trigger", is_flag=True, help="whoever made the trigger file, in a directory that others may write to as well"
+)
+
+
+@click.command(
+    "recovery-end",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As recovery_end_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:
+  recovery_end_command = 'pystandby recovery-end -t /var/lib/postgresql/failover || exit 1'
+
+Exit status: 0, nothing is left, or nothing was there; 1, something stays: the server goes on.""",
+)
+@_trigger_option
+@_trust_option
+@_debug_option
+def recovery_end(trigger: "str | None", trust_trigger: bool, debug: bool) -> int:
+    """pystandby recovery-end is PostgreSQL's recovery_end_command: it removes the trigger file and what look-ahead has left."""
+    from pystandby import recovery_end as after
+
+    say.debugging = debug
+    return after.clean_up(trigger, trust_trigger)
+
+
+_VERBS: "dict[str, click.Command]" = {"archive": archive, "demo": demo, "recovery-end": recovery_end}
 
 
 def main(arguments: "list[str]") -> int:

@@ -213,7 +213,7 @@ CASES: list[tuple[list[str], str]] = [
     (["-d", "demo"], "missing argument NEXTWALFILE"),
     *(
         ([verb, "N", "P"], f'this version of pystandby has no verb "{verb}"')
-        for verb in ("archive-cleanup", "recovery-end", "trigger", "status", "verify", "check")
+        for verb in ("archive-cleanup", "trigger", "status", "verify", "check")
     ),
     (["demo", "--unknown"], 'unknown option "--unknown"'),
     (["demo", "more"], "got unexpected extra argument.*"),

@@ -26,7 +26,9 @@ def filled_in(scene: Scene, name: str, program: Path = PYSTANDBY) -> str:
     text = (SAMPLES / name).read_text()
     settings = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
     assert ARCHIVE in text.split("\n\n")[0], "the comments name every placeholder"
-    settings = settings.replace(ARCHIVE, str(scene.archive)).replace("exec pystandby ", f"exec {program} ")
+    settings = settings.replace(ARCHIVE, str(scene.archive))
+    # By its full path, as they say.
+    settings = re.sub(r"(?<=')(exec )?pystandby ", rf"\g<1>{program} ", settings)
     assert str(program) in settings
     if "restore_command" in settings:
         assert TRIGGER in text.split("\n\n")[0], "the comments name every placeholder"
