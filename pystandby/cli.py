@@ -8,7 +8,7 @@ import click
 import pystandby
 from pystandby import argv, exits, say
 from pystandby.exits import StandbyError
-from pystandby.options import ARGUMENTS, FLAG, NUMBER, OPTIONS, VERBS, Option, Options
+from pystandby.options import ARGUMENTS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
 
 if TYPE_CHECKING:
     _ParameterType = click.ParamType[Any]
@@ -90,6 +90,7 @@ def help_text() -> str:
         "Usage:",
         "  pystandby [OPTION]... ARCHIVELOCATION NEXTWALFILE XLOGFILEPATH [RESTARTWALFILE]",
         "  pystandby archive [OPTION]... ARCHIVE... %p %f",
+        "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
         "  pystandby recovery-end [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
@@ -247,7 +248,84 @@ def recovery_end(trigger: "str | None", trust_trigger: bool, debug: bool) -> int
     return after.clean_up(trigger, trust_trigger)
 
 
-_VERBS: "dict[str, click.Command]" = {"archive": archive, "demo": demo, "recovery-end": recovery_end}
+@click.command(
+    "archive-cleanup",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As archive_cleanup_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:
+  archive_cleanup_command = 'pystandby archive-cleanup --reader standby1 /mnt/server/archive %r'
+OLDESTKEPTWALFILE may also be a partial segment or a backup history file: the segment that its name
+begins with counts.
+Compressed files (.gz, .bz2, .xz, .lzma, .zst, .lz4) count as what they are without the ending.
+
+Exit status: 0, all is removed that may be; 1, not so: the server goes on.""",
+)
+@click.option("-b", "--clean-backup-history", is_flag=True, help="remove backup history files as well")
+@_debug_option
+@click.option("-n", "--dry-run", is_flag=True, help="print the names of the files that would be removed, and remove none")
+@click.option("-x", "--strip-extension", type=_Word(()), metavar="EXT", help="one more ending that files may have")
+@click.option("-k", "--keep", type=_Number(0, NO_LIMIT), default=0, metavar="N", help="keep the N newest of what may go (0)")
+@click.option("--pause-file", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
+@click.option(
+    "--before-removal",
+    type=_Word(()),
+    metavar="PROGRAM",
+    help="run PROGRAM with each file's path before it is removed; it and those after it stay unless that ends with 0",
+)
+@click.option(
+    "--reader",
+    type=_Word(()),
+    metavar="NAME",
+    help="leave OLDESTKEPTWALFILE in the archive as what the standby of this name needs, for the others to know",
+)
+@click.option(
+    "--silent-after",
+    type=_Number(0, NO_LIMIT),
+    default=86400,
+    metavar="SECONDS",
+    help="warn of a standby that has left nothing for this long; what it needs is kept (86400; 0: never)",
+)
+@click.argument("archive", type=_Word(()), metavar="ARCHIVELOCATION")
+@click.argument("oldest_kept", type=_Word(()), metavar="OLDESTKEPTWALFILE")
+def archive_cleanup(
+    clean_backup_history: bool,
+    debug: bool,
+    dry_run: bool,
+    strip_extension: "str | None",
+    keep: int,
+    pause_file: "str | None",
+    before_removal: "str | None",
+    reader: "str | None",
+    silent_after: int,
+    archive: str,
+    oldest_kept: str,
+) -> int:
+    """pystandby archive-cleanup is PostgreSQL's archive_cleanup_command: it removes from an archive what no standby needs."""
+    from pystandby import archive_cleanup as cleanup
+
+    say.debugging = debug
+    request = cleanup.Request(
+        archive,
+        oldest_kept,
+        dry_run=dry_run,
+        backups=clean_backup_history,
+        extension=strip_extension or "",
+        keep=keep,
+        pause_file=pause_file,
+        before_removal=before_removal,
+        reader=reader,
+        silent_after=silent_after,
+    )
+    return cleanup.clean_up(request, click.echo)
+
+
+_VERBS: "dict[str, click.Command]" = {
+    "archive": archive,
+    "archive-cleanup": archive_cleanup,
+    "demo": demo,
+    "recovery-end": recovery_end,
+}
 
 
 def main(arguments: "list[str]") -> int:
