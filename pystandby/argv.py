@@ -55,6 +55,19 @@ def parse(arguments: "list[str]") -> "Options | None":
     return options
 
 
+def archive(arguments: "list[str]") -> "list[str] | None":
+    """The words of a plain "archive ARCHIVE... %p %f" behind the verb; None where click has to decide, say or show something."""
+    words = arguments[1:]
+    if arguments[:1] != ["archive"] or len(words) < 3 or is_restore(words):
+        return None
+    return None if any(word[:1] in ("", "-") for word in words) else words
+
+
+def is_restore(words: "list[str]") -> bool:
+    """Whether these are a restore_command's, whose archive only has the name of a verb."""
+    return any(word.endswith(("RECOVERYXLOG", "RECOVERYHISTORY")) for word in words)
+
+
 def _take(options: Options, option: Option, value: str) -> bool:
     """Set an option that takes a value; False where that is not plainly right."""
     if not value or value[0] == "-":

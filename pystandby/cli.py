@@ -8,7 +8,7 @@ import click
 import pystandby
 from pystandby import argv, exits, say
 from pystandby.exits import StandbyError
-from pystandby.options import ARGUMENTS, FLAG, NUMBER, OPTIONS, VERBS, Option, Options
+from pystandby.options import ARGUMENTS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
 
 if TYPE_CHECKING:
     _ParameterType = click.ParamType[Any]
@@ -83,26 +83,18 @@ class _RestoreCommand(click.Command):
 
 def help_text() -> str:
     """What --help prints, without the last line's end."""
-    rows: list[tuple[str, str]] = []
-    for option in OPTIONS:
-        short = f"-{option.short}, " if option.short else "    "
-        rows.append((f"{short}--{option.long}{'=' + option.metavar if option.metavar else ''}", option.help))
-    rows += [("-V, --version", "output version information, then exit"), ("-?, --help", "show this help, then exit")]
+    rows = [(option.short, option.long, option.metavar, option.help) for option in OPTIONS]
     lines = [
         "pystandby is PostgreSQL's restore_command for warm standbys fed from a WAL archive.",
         "",
         "Usage:",
         "  pystandby [OPTION]... ARCHIVELOCATION NEXTWALFILE XLOGFILEPATH [RESTARTWALFILE]",
+        "  pystandby archive [OPTION]... ARCHIVE... %p %f",
+        "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
+        "  pystandby recovery-end [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
-        "Options:",
-    ]
-    for names, text in rows:
-        if len(names) > 24:
-            lines.append(f"  {names}")
-            names = ""  # noqa: PLW2901 - the rest of the same row
-        lines += _wrapped(f"  {names:<26}", text)
-    lines += [
+        *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
         "",
         "As restore_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:",
         "  restore_command = 'pystandby [OPTION]... ARCHIVELOCATION %f %p %r'",
@@ -113,6 +105,37 @@ def help_text() -> str:
         "file; 200 and above, an error: the server stops and loses nothing.",
     ]
     return "\n".join(lines)
+
+
+def _options_help(rows: "list[tuple[str, str, str, str]]") -> "list[str]":
+    """The lines on options: short name, long name, metavar (or empty) and text of each."""
+    lines = ["Options:"]
+    for short, long, metavar, text in [*rows, ("?", "help", "", "show this help, then exit")]:
+        names = f"{f'-{short}, ' if short else '    '}--{long}{'=' + metavar if metavar else ''}"
+        if len(names) > 24:
+            lines.append(f"  {names}")
+            names = ""
+        lines += _wrapped(f"  {names:<26}", text)
+    return lines
+
+
+class _Verb(click.Command):
+    """A verb, with help in the form of the restore's: docstring, usage, options, and the epilog as it stands."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The text of --help."""
+        rows: list[tuple[str, str, str, str]] = []
+        usage = ["  pystandby", str(self.name)]
+        for parameter in self.params:
+            if isinstance(parameter, click.Option):
+                *short, long = parameter.opts
+                rows.append(("".join(short).lstrip("-"), long.lstrip("-"), parameter.metavar or "", parameter.help or ""))
+                usage[2:] = ["[OPTION]..."]
+        for parameter in self.params:
+            if isinstance(parameter, click.Argument):
+                usage.append(str(parameter.metavar))
+        lines = [*_wrapped("", (self.help or "").partition("\n\n")[0]), "", "Usage:", " ".join(usage), "", *_options_help(rows)]
+        return "\n".join([*lines, *(["", self.epilog] if self.epilog else [])])
 
 
 def _wrapped(lead: str, text: str, width: int = 100) -> "list[str]":
@@ -129,6 +152,8 @@ def _argument(number: int, name: str) -> click.Argument:
     return click.Argument([name], type=_Word(()), metavar=name.upper(), required=number < 3)
 
 
+_HELP = {"help_option_names": ["-?", "--help"]}
+
 restore_command = _RestoreCommand(
     "pystandby",
     params=[
@@ -137,7 +162,7 @@ restore_command = _RestoreCommand(
         *(_argument(number, name) for number, name in enumerate(ARGUMENTS)),
     ],
     callback=None,
-    context_settings={"help_option_names": ["-?", "--help"]},
+    context_settings=_HELP,
 )
 
 
@@ -150,38 +175,174 @@ def parse(arguments: "list[str]") -> Options:
         return options
 
 
-@click.command("demo", context_settings={"help_option_names": ["-?", "--help"]})
+_debug_option = click.option("-d", "--debug", is_flag=True, help="write every step to stderr")
+
+
+@click.command(
+    "archive",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As archive_command in postgresql.conf:
+  archive_command = 'exec pystandby archive /mnt/server/archive %p %f'
+
+Exit status: 0, every ARCHIVE has the file; 1, not so: the server keeps it and tries again.""",
+)
+@_debug_option
+@click.option(
+    "--verify",
+    type=_Word(("header", "none")),
+    default="header",
+    metavar="header|none",
+    help="header: the file must begin as a segment of its name and cluster; none: it may be anything (default header)",
+)
+@click.argument("archives", type=_Word(()), nargs=-1, required=True, metavar="ARCHIVE...")
+@click.argument("source", type=_Word(()), metavar="%p")
+@click.argument("name", type=_Word(()), metavar="%f")
+def archive(debug: bool, verify: str, archives: "tuple[str, ...]", source: str, name: str) -> int:
+    """pystandby archive is PostgreSQL's archive_command: it puts a WAL file into each ARCHIVE, and never over another."""
+    from pystandby import archiver
+
+    say.debugging = debug
+    return archiver.put(list(archives), source, name, verify == "header")
+
+
+@click.command("demo", cls=_Verb, context_settings=_HELP)
 @click.option("--seconds", type=_Number(1, 3600), default=15, metavar="N", help="seconds of load on the primary (15)")
 @click.option("--fast", is_flag=True, help="end with a fast trigger instead of a smart one")
 @click.option("--postgres", type=_Word(()), metavar="WHICH", help="which PostgreSQL: a version, or a folder of programs")
 @click.option("--keep", is_flag=True, help="leave the folder with both servers' data and logs")
 def demo(seconds: int, fast: bool, postgres: "str | None", keep: bool) -> int:
-    """Run a primary and a warm standby on this machine, fail over, and compare the rows of both."""
+    """pystandby demo runs a primary and a warm standby on this machine, fails over, and compares the rows of both."""
     from pystandby.demo import demo as run_demo
 
     return run_demo(seconds=seconds, fast=fast, postgres=postgres, keep=keep)
 
 
+_trigger_option = click.option(
+    "-t", "--trigger", type=_Word(()), metavar="TRIGGERFILE", help="the trigger file of restore_command"
+)
+_trust_option = click.option(
+    "--trust-trigger", is_flag=True, help="whoever made the trigger file, in a directory that others may write to as well"
+)
+
+
+@click.command(
+    "recovery-end",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As recovery_end_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:
+  recovery_end_command = 'pystandby recovery-end -t /var/lib/postgresql/failover || exit 1'
+
+Exit status: 0, nothing is left, or nothing was there; 1, something stays: the server goes on.""",
+)
+@_trigger_option
+@_trust_option
+@_debug_option
+def recovery_end(trigger: "str | None", trust_trigger: bool, debug: bool) -> int:
+    """pystandby recovery-end is PostgreSQL's recovery_end_command: it removes the trigger file and what look-ahead has left."""
+    from pystandby import recovery_end as after
+
+    say.debugging = debug
+    return after.clean_up(trigger, trust_trigger)
+
+
+@click.command(
+    "archive-cleanup",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+As archive_cleanup_command in postgresql.conf (PostgreSQL 12 and later) or recovery.conf:
+  archive_cleanup_command = 'pystandby archive-cleanup --reader standby1 /mnt/server/archive %r'
+OLDESTKEPTWALFILE may also be a partial segment or a backup history file: the segment that its name
+begins with counts.
+Compressed files (.gz, .bz2, .xz, .lzma, .zst, .lz4) count as what they are without the ending.
+
+Exit status: 0, all is removed that may be; 1, not so: the server goes on.""",
+)
+@click.option("-b", "--clean-backup-history", is_flag=True, help="remove backup history files as well")
+@_debug_option
+@click.option("-n", "--dry-run", is_flag=True, help="print the names of the files that would be removed, and remove none")
+@click.option("-x", "--strip-extension", type=_Word(()), metavar="EXT", help="one more ending that files may have")
+@click.option("-k", "--keep", type=_Number(0, NO_LIMIT), default=0, metavar="N", help="keep the N newest of what may go (0)")
+@click.option("--pause-file", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
+@click.option(
+    "--before-removal",
+    type=_Word(()),
+    metavar="PROGRAM",
+    help="run PROGRAM with each file's path before it is removed; it and those after it stay unless that ends with 0",
+)
+@click.option(
+    "--reader",
+    type=_Word(()),
+    metavar="NAME",
+    help="leave OLDESTKEPTWALFILE in the archive as what the standby of this name needs, for the others to know",
+)
+@click.option(
+    "--silent-after",
+    type=_Number(0, NO_LIMIT),
+    default=86400,
+    metavar="SECONDS",
+    help="warn of a standby that has left nothing for this long; what it needs is kept (86400; 0: never)",
+)
+@click.argument("archive", type=_Word(()), metavar="ARCHIVELOCATION")
+@click.argument("oldest_kept", type=_Word(()), metavar="OLDESTKEPTWALFILE")
+def archive_cleanup(
+    clean_backup_history: bool,
+    debug: bool,
+    dry_run: bool,
+    strip_extension: "str | None",
+    keep: int,
+    pause_file: "str | None",
+    before_removal: "str | None",
+    reader: "str | None",
+    silent_after: int,
+    archive: str,
+    oldest_kept: str,
+) -> int:
+    """pystandby archive-cleanup is PostgreSQL's archive_cleanup_command: it removes from an archive what no standby needs."""
+    from pystandby import archive_cleanup as cleanup
+
+    say.debugging = debug
+    request = cleanup.Request(
+        archive,
+        oldest_kept,
+        dry_run=dry_run,
+        backups=clean_backup_history,
+        extension=strip_extension or "",
+        keep=keep,
+        pause_file=pause_file,
+        before_removal=before_removal,
+        reader=reader,
+        silent_after=silent_after,
+    )
+    return cleanup.clean_up(request, click.echo)
+
+
+_VERBS: "dict[str, click.Command]" = {
+    "archive": archive,
+    "archive-cleanup": archive_cleanup,
+    "demo": demo,
+    "recovery-end": recovery_end,
+}
+
+
 def main(arguments: "list[str]") -> int:
     """Do what a command line says that the fast reader left to click, and return the exit status. Raises StandbyError."""
+    verb = arguments[0] if arguments and arguments[0] in VERBS else ""
     try:
-        if arguments and arguments[0] in VERBS:
-            if arguments[0] != demo.name:
-                raise StandbyError(
-                    exits.USAGE,
-                    f'this version of pystandby has no verb "{arguments[0]}"',
-                    f'To restore from an archive of that name, write "./{arguments[0]}".',
-                    'Try "pystandby --help" for more information.',
-                )
-            return int(demo.main(arguments[1:], prog_name="pystandby demo", standalone_mode=False) or 0)
+        if verb:
+            return _run_verb(verb, arguments[1:])
         if not arguments and "_PYSTANDBY_COMPLETE" in os.environ:
             return int(restore_command.main(arguments, prog_name="pystandby", standalone_mode=False) or 0)
         options = parse(arguments)
     except click.exceptions.Exit as done:
-        if sum(word[:1] != "-" for word in arguments) >= 3:
-            # 0 without a file is the end of recovery for a server.
+        if verb in ("", archive.name) and sum(word[:1] != "-" for word in arguments) - bool(verb) >= 3:
+            # 0 without a file is the end of recovery for a server; and one that hears it as an archive_command's loses the file.
+            work, undone = ("an archive_command", "archived") if verb else ("a restore", "restored")
             raise StandbyError(
-                exits.USAGE, "help or version was asked for in place of a restore", "Nothing was restored."
+                exits.USAGE, f"help or version was asked for in place of {work}", f"Nothing was {undone}."
             ) from None
         return done.exit_code
     except click.exceptions.Abort:
@@ -192,6 +353,18 @@ def main(arguments: "list[str]") -> int:
 
     say.debugging = options.debug
     return run.restore(options)
+
+
+def _run_verb(verb: str, words: "list[str]") -> int:
+    if verb not in _VERBS or argv.is_restore(words):
+        raise StandbyError(
+            exits.USAGE,
+            f'"{verb}" restores nothing' if verb in _VERBS else f'this version of pystandby has no verb "{verb}"',
+            f'To restore from an archive of that name, write "./{verb}".',
+            f'Try "pystandby {f"{verb} " if verb in _VERBS else ""}--help" for more information.',
+        )
+    with _VERBS[verb].make_context(f"pystandby {verb}", words) as context:
+        return int(_VERBS[verb].invoke(context) or 0)
 
 
 def _usage_error(failure: click.ClickException, arguments: "list[str]") -> StandbyError:

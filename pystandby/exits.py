@@ -17,6 +17,18 @@ NOT_IN_ARCHIVE = 1
 """The archive is there and does not hold the file: a history or backup file, or any file where waiting was ruled out. The same
 number as END_OF_RECOVERY because PostgreSQL has only one word for both; harmless for history files and in standby mode."""
 
+ARCHIVED = 0
+"""archive: the file is in every archive, durably. The server may remove it."""
+
+NOT_ARCHIVED = 1
+"""archive: it is not, whatever the cause, a wrong command line and a defect of pystandby included. The server keeps the file and
+tries again; above 125 its archiver would end, to be started anew (pgarch_archiveXlog(), src/backend/postmaster/pgarch.c; since
+version 15 shell_archive.c), and a server that takes the file for archived loses it."""
+
+NOT_DONE = 1
+"""archive-cleanup and recovery-end: a WARNING for a server, which goes on. Above 125 recovery_end_command would take a server
+that has just been promoted down (ExecuteRecoveryCommand() in src/backend/access/transam/xlogarchive.c)."""
+
 # From here on: FATAL for a server ("could not restore file ... from archive"), which stops with all its data and can be started
 # again once the cause is mended; for pg_rewind, an error.
 

@@ -1,7 +1,8 @@
 """The entry point: the fast reader of the command line or click, the one boundary that errors stop at, the one exit.
 
 Python's own statuses are all below 126, which PostgreSQL takes for the end of recovery: 1 for an exception, 2 from click, 120
-when stdout cannot be flushed.
+when stdout cannot be flushed. For the commands that are not to restore anything it is the other way round: above 125 ends the
+archiver, and takes a server down that has just been promoted.
 """
 
 import os
@@ -12,9 +13,23 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+def fails_with_1(arguments: "list[str]") -> bool:
+    """Whether a command line is an archive_command, archive_cleanup_command or recovery_end_command: 0 and 1 are its statuses.
+
+    Not one that names what a server restores into: there "archive" is an archive's folder, and 1 would be the end of recovery.
+    contrib/linux/pystandby-python and __main__ say the same, for when this cannot be imported.
+    """
+    verbs = ("archive", "archive-cleanup", "recovery-end")
+    return (
+        bool(arguments)
+        and arguments[0] in verbs
+        and not any(word.endswith(("RECOVERYXLOG", "RECOVERYHISTORY")) for word in arguments)
+    )
+
+
 def start() -> "NoReturn":
     """Run the command line of this process, and end it with the status, whatever comes in between."""
-    status = 201
+    status = 1 if fails_with_1(sys.argv[1:]) else 201
     launcher = os.environ.pop("PYSTANDBY_LAUNCHER", "")
     try:
         status = main(sys.argv[1:], launcher)
@@ -34,14 +49,14 @@ def main(arguments: "list[str]", launcher: str = "") -> int:
     try:
         status = _main(arguments, launcher)
     except BaseException as failure:
-        status = _failed(failure)
+        status = _failed(failure, not fails_with_1(arguments))
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
         # Nothing of a restore goes to stdout; help that could not be written is a failure.
-        return status or 201
-    return status
+        status = status or 201
+    return min(status, 1) if fails_with_1(arguments) else status
 
 
 def _main(arguments: "list[str]", launcher: str) -> int:
@@ -55,6 +70,11 @@ def _main(arguments: "list[str]", launcher: str) -> int:
     osdep.use_standard_descriptors()
     options = argv.parse(arguments)
     if options is None:
+        words = argv.archive(arguments)
+        if words is not None:
+            from pystandby import archiver
+
+            return archiver.put(words[:-2], words[-2], words[-1])
         from pystandby import cli
 
         return cli.main(arguments)
@@ -64,8 +84,8 @@ def _main(arguments: "list[str]", launcher: str) -> int:
     return run.restore(options)
 
 
-def _failed(failure: BaseException) -> int:
-    """Say why nothing was restored, and give the status that stops the server; works with half the package missing."""
+def _failed(failure: BaseException, is_restore: bool) -> int:
+    """Say why the work is not done, and give the status that stops a server; works with half the package missing."""
     try:
         from pystandby import exits, say
 
@@ -73,19 +93,22 @@ def _failed(failure: BaseException) -> int:
             say.error(failure.message, failure.detail, failure.hint)
             return failure.status
         if isinstance(failure, KeyboardInterrupt):
-            say.error("interrupted", "Nothing was restored, and recovery has not ended.")
+            say.error("interrupted", "Nothing was restored, and recovery has not ended." if is_restore else "")
             return exits.INTERRUPTED
+        stops = "A server stops here, and loses nothing" if is_restore else "The server goes on"
         if isinstance(failure, ImportError):
             say.error(
                 f"a module cannot be imported: {failure}",
-                "Nothing was restored. A server stops here, and loses nothing, instead of taking this for the end of recovery.",
-                f"Install pystandby again for {sys.executable}, then start the server.",
+                f"Nothing was restored. {stops}, instead of taking this for the end of recovery."
+                if is_restore
+                else f"Nothing was done. {stops}.",
+                f"Install pystandby again for {sys.executable}{', then start the server' if is_restore else ''}.",
             )
             return exits.MODULE_MISSING
         say.error(
             f"unexpected {type(failure).__name__}: {failure}",
-            f"This is a defect of pystandby, at {_places(failure)}. A server stops here, and loses nothing.",
-            "Please report it; then start the server again.",
+            f"This is a defect of pystandby, at {_places(failure)}. {stops}.",
+            f"Please report it{'; then start the server again' if is_restore else ''}.",
         )
         return exits.UNEXPECTED
     except BaseException:

@@ -96,6 +96,51 @@ def copy(source: int, target: int, size: int) -> int:
     return copied
 
 
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable. Raises OSError.
+
+    Where the system cannot do that for folders it is left out, as PostgreSQL does (fsync_fname_ext() in src/common/file_utils.c).
+    """
+    try:
+        descriptor = os.open(path, O_READ)
+    except (PermissionError, IsADirectoryError):
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as failure:
+        if failure.errno not in (errno.EBADF, errno.EINVAL):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EOPNOTSUPP)
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename a file to a name that must be free. Raises FileExistsError where it is taken, and OSError.
+
+    rename() would replace what two makers gave the same name in the same moment; link() does not.
+    """
+    if os.name == "posix":
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as failure:
+            if failure.errno not in _NO_LINKS:
+                raise
+        else:
+            try:
+                os.unlink(source)
+            except FileNotFoundError:
+                # Whoever came next took it for what somebody left.
+                pass
+            return
+        # A file system without links.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    os.rename(source, target)
+
+
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 

@@ -45,6 +45,19 @@ class Copy:
             raise
         self._close()
 
+    def publish_new(self, destination: str) -> None:
+        """Give the copy, made durable, a name that must be free. Raises FileExistsError, OSError, and leaves nothing behind then.
+
+        For an archive, where nobody asks again for what a crash takes.
+        """
+        try:
+            os.fsync(self.descriptor)
+            osdep.rename_new(self._path, destination)
+        except OSError:
+            self.discard()
+            raise
+        self._close()
+
     def discard(self) -> None:
         """Remove the copy."""
         self.abandon()
@@ -63,11 +76,34 @@ class Copy:
             self.descriptor = -1
 
 
+def remove_left_over(path: str) -> None:
+    """Remove a copy that a killed maker left, by its temporary name; not one that is being made. Raises nothing.
+
+    One killed between the two steps of publish_new() left a second name of the published file, which nobody may write to.
+    """
+    try:
+        descriptor = os.open(path, osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | osdep.O_NOFOLLOW)
+        try:
+            status = os.fstat(descriptor)
+            is_left = status.st_nlink > 1 or osdep.lock(descriptor)
+            if is_left and os.path.samestat(status, os.lstat(path)):
+                os.unlink(path)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
+
+
 def _open_locked(path: str) -> "tuple[str, int]":
     """Open the temporary file, locked, so that an orphan still writing to it cannot spoil ours."""
     flags = osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | os.O_CREAT | osdep.O_NOFOLLOW
     for name in (path, f"{path}.{os.getpid()}"):
         try:
+            if name != path:
+                # One of our process id's that was killed: perhaps, by publish_new(), a second name of an archived file.
+                if os.path.lexists(name):
+                    os.unlink(name)
+                flags |= os.O_EXCL
             descriptor = os.open(name, flags, 0o666)
         except OSError as failure:
             if failure.errno in (errno.ELOOP, errno.EISDIR, errno.EACCES) and name == path:

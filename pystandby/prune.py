@@ -30,6 +30,27 @@ def removable(names: "list[str]", oldest_kept: str) -> "list[str]":
     return old
 
 
+COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4")
+"""The endings of archived files that are compressed."""
+
+
+def cleanable(names: "list[str]", oldest_kept: str, extension: str = "", backups: bool = False) -> "list[str]":
+    """As removable(), but partial segments and compressed files as well, and with ``backups`` backup history files; oldest first.
+
+    ``extension`` is one more ending that a name may have. As CleanupPriorWALFiles() in
+    src/bin/pg_archivecleanup/pg_archivecleanup.c, which knows no endings but the one it is given.
+    """
+    kinds = (wal.SEGMENT, wal.PARTIAL, *((wal.BACKUP_HISTORY,) if backups else ()))
+    old: list[tuple[str, str]] = []
+    for name in names:
+        bare = name.removesuffix(extension) if extension else name
+        if wal.kind(bare) is None:
+            bare = next((name.removesuffix(ending) for ending in COMPRESSED if name.endswith(ending)), name)
+        if wal.kind(bare) in kinds and bare[8:] < oldest_kept[8:]:
+            old.append((bare[8:], name))
+    return [name for _, name in sorted(old)]
+
+
 def prune(directory: str, oldest_kept: str) -> int:
     """Remove what is older than ``oldest_kept`` from an archive, and return how many segments that were.
 

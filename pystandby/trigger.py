@@ -90,6 +90,26 @@ def empty(path: str, found: Trigger) -> bool:
     return True
 
 
+def remove(path: str, trusted: bool) -> Trigger:
+    """Remove a trigger file that may be obeyed. Returns ``problem`` and ``hint`` where it stays, neither if there is none now.
+
+    What look() ignores because others may have put it there is theirs, and stays. A link is removed, never what it leads to.
+    """
+    shared = not trusted and _is_shared(path)
+    try:
+        status = os.lstat(path)
+        is_own_link = stat.S_ISLNK(status.st_mode) and not shared
+        problem = "" if is_own_link else _objection(status, shared)
+        if problem:
+            return Trigger(None, problem, _hint(path, shared))
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as failure:
+        return Trigger(None, f"could not be removed: {say.reason(failure)}", "Remove it by hand.")
+    return Trigger()
+
+
 def _is_shared(path: str) -> bool:
     """Whether others than root and we may make files in the trigger file's folder: everybody, or a stranger who owns it.
 

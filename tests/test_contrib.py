@@ -27,11 +27,13 @@ def filled_in(scene: Scene, name: str, program: Path = PYSTANDBY) -> str:
     settings = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
     assert ARCHIVE in text.split("\n\n")[0], "the comments name every placeholder"
     settings = settings.replace(ARCHIVE, str(scene.archive))
+    # By its full path, as they say.
+    settings = re.sub(r"(?<=')(exec )?pystandby ", rf"\g<1>{program} ", settings)
+    assert str(program) in settings
     if "restore_command" in settings:
         assert TRIGGER in text.split("\n\n")[0], "the comments name every placeholder"
-        settings = settings.replace(TRIGGER, str(scene.trigger_file)).replace("exec pystandby ", f"exec {program} ")
+        settings = settings.replace(TRIGGER, str(scene.trigger_file))
         assert str(scene.trigger_file) in settings
-        assert str(program) in settings
     assert not re.search(r"/mnt|/var/lib", settings), "a placeholder that no comment names"
     return f"\n{settings}\n"
 
@@ -86,7 +88,7 @@ def fails_over(scene: Scene) -> None:
     scene.trigger_file.touch()
     standby.until_promoted(rows)
     assert not scene.trigger_file.exists(), "recovery_end_command removes it"
-    assert not list(scene.archive.glob(".*")), "no half copy stays in the archive"
+    assert not list(scene.archive.glob("*.pystandby*")), "no half copy stays in the archive"
     assert "archive command failed" not in primary.log_text()
     assert "pystandby WARNING" not in standby.log_text()
 
@@ -131,7 +133,8 @@ def test_the_primarys_sample_never_replaces_what_is_archived(scene: Scene) -> No
     scene.put(str(segment), b"another's")
     primary.sql("INSERT INTO ledger (note) VALUES ('x')")
     primary.sql("SELECT pg_switch_wal()")
-    primary.until_log("archive command failed")
+    primary.until_log(f'archive "{scene.archive}" has another {segment}')
+    primary.until_log("archive command failed with exit code 1")
     assert (scene.archive / str(segment)).read_bytes() == b"another's"
 
 

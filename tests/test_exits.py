@@ -39,6 +39,9 @@ def test_the_numbers() -> None:
         "DELIVERED": 0,
         "END_OF_RECOVERY": 1,
         "NOT_IN_ARCHIVE": 1,
+        "ARCHIVED": 0,
+        "NOT_ARCHIVED": 1,
+        "NOT_DONE": 1,
         "USAGE": 200,
         "UNEXPECTED": 201,
         "MODULE_MISSING": 202,
@@ -167,7 +170,9 @@ PROVOKED: dict[str, Callable[[Standby], Result]] = {
 
 def test_every_status_is_provoked() -> None:
     # Where servers signal their commands nobody leaves for what postmaster.pid says: see test_a_server_that_stops.
-    assert [*PROVOKED, "SERVER_STOPPING"] == sorted(STATUSES, key=[*PROVOKED, "SERVER_STOPPING"].index)
+    # What the verbs end in is provoked by their own tests.
+    restores = set(STATUSES) - {"ARCHIVED", "NOT_ARCHIVED", "NOT_DONE"}
+    assert [*PROVOKED, "SERVER_STOPPING"] == sorted(restores, key=[*PROVOKED, "SERVER_STOPPING"].index)
 
 
 @pytest.mark.parametrize("name", PROVOKED)
