@@ -2,6 +2,8 @@
 
     pg_wal/.pystandby/refused   the server process, and the first segment that it was refused
     pg_wal/.pystandby/said      the server process, and the warnings that it has had
+    pg_wal/.pystandby/follows   the server process, and the newest timeline of which it was told that a segment is absent
+    pg_wal/.pystandby/stopped   for all server processes: the new timelines because of which one was stopped
     pg_wal/.pystandby/pruned    the archive's path, the server process, and the oldest segment that was left when it was pruned
     pg_wal/.pystandby/archive   for all server processes: the archive's path, and the folder found there at the last delivery
 
@@ -59,6 +61,20 @@ class Memory:
             return False
         self._write("said", [word for word in said if word != what], self._identity)
         return True
+
+    def follows(self) -> int:
+        """The newest timeline of which this server process was told that a segment is absent; 0 if there is none."""
+        lines = self._read("follows", self._identity)
+        return int(lines[0]) if lines and lines[0].isdigit() else 0
+
+    def note_follows(self, timeline: int) -> None:
+        """Remember that this server process follows a timeline: it may be asking for an older one's segments next."""
+        self._write("follows", [str(timeline)], self._identity)
+
+    def stop_once(self, key: str) -> bool:
+        """Whether no server process has been stopped for this yet, noting that one now is; False where that fails, too."""
+        stopped = self._read("stopped", str)
+        return key not in stopped and self._write("stopped", [*stopped, key], str)
 
     def archive(self, path: str) -> str:
         """What note_archive() was last told of the folder at a path; empty if nothing."""

@@ -11,6 +11,10 @@ from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pystandby.timelines import News
+
 _HANGING = "hanging"
 
 _GRACE = 30.0
@@ -62,6 +66,8 @@ class _Restore:
             self.refused = self.memory.refused()
             self.known_folder = self.memory.archive(options.archivelocation)
         self.fetcher = Fetcher(options, kind, self.asker, self.known_folder)
+        self.follows = self.memory.follows() if self.memory is not None and kind == wal.SEGMENT else 0
+        past_fork = self.fetcher.know_followed(self.follows)
         # pg_rewind, and a server that looks elsewhere and asks again by itself, must have their answer at once; a server past the
         # end of its recovery too.
         # Nor a server that is past its recovery, and reads its old timeline's history before it opens.
@@ -81,13 +87,13 @@ class _Restore:
             and self.refused is None
             and self.asker.data_directory is not None
             and self.fetcher.verify == "pages"
+            and not past_fork
         )
         self.spool = os.path.join(os.path.dirname(options.xlogfilepath), FOLDER)
         self.state = ""
         self.watching = False
         self.failures = 0
         self.seconds = 0.0
-        self.left_timeline = False
         self.hanging_since = 0.0
         self.unfinished_since = 0.0
         self.signalled = False
@@ -184,6 +190,7 @@ class _Restore:
         if not self.is_segment:
             return _EndOfRecovery()
         remembered = True
+        self._note_timeline()
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
@@ -273,16 +280,46 @@ class _Restore:
             return self._smart_at_unfinished(found, smart)
         if found.state == UNFINISHED and not self.may_wait:
             return self._not_whole(found, smart)
+        if found.is_impossible:
+            self._note_timeline()
+            say.debug(f"{self.name} would lie before the beginning of its timeline")
+            return exits.NOT_IN_ARCHIVE
         if not self.is_segment or not self.may_wait:
             return self._not_there(smart)
         if smart:
             raise self._end(f"{smart}, and the archive holds no more")
-        if found.new_timeline and self.options.on_new_timeline == "stop":
-            raise StandbyError(exits.NEW_TIMELINE, found.new_timeline, *_NEW_TIMELINE)
+        if found.news is not None:
+            self._tell_news(found.news)
         return None
+
+    def _tell_news(self, news: "News") -> None:
+        """Say once what timelines mean for the segment waited for, or raise the StandbyError that has the server restarted."""
+        from pystandby import timelines
+
+        if news.kind == timelines.HOPELESS:
+            raise StandbyError(exits.NEW_TIMELINE, news.message, news.detail, news.hint)
+        if news.kind == timelines.RESTART and self.options.on_new_timeline == "stop":
+            if self.memory is None or self.memory.stop_once(news.key):
+                raise StandbyError(exits.NEW_TIMELINE, news.message, news.detail, news.hint)
+            news = news.in_vain()
+        if news.key in self.warned:
+            return
+        self.warned.add(news.key)
+        if self.memory is None or self.memory.say_once(news.key):
+            (say.log if news.kind == timelines.TELL else say.warning)(news.message, news.detail, news.hint)
+
+    def _note_timeline(self) -> None:
+        """Remember that the server has asked for this timeline's segment before it asks for an older one's."""
+        if self.memory is not None and self.is_segment and wal.timeline(self.name) > max(self.follows, 1):
+            self.memory.note_follows(wal.timeline(self.name))
+            if os.path.isdir(self.spool):
+                from pystandby import spool
+
+                spool.withdraw_older(self.spool, self.name)
 
     def _not_there(self, smart: str) -> int:
         say.debug(f"{self.name} is not in the archive")
+        self._note_timeline()
         if smart and self.is_segment and self.asker.standby_mode:
             self._end(smart)
         return exits.NOT_IN_ARCHIVE
@@ -372,6 +409,8 @@ class _Restore:
                 self.seconds = 0
                 return None
             return self._failed(self.fetcher.destination_failure(failure))
+        if found.cut:
+            self._say_once_log(found.cut)
         say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
         try:
             self._care_after(found)
@@ -514,10 +553,6 @@ class _Restore:
         """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
         if found.state == SETTLING:
             return
-        if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait" and not self.left_timeline:
-            self.left_timeline = True
-            if self.memory is None or self.memory.say_once(f"new timeline after {self.name[:8]}"):
-                say.warning(found.new_timeline, *_NEW_TIMELINE)
         if found.state != UNFINISHED:
             self.unfinished_since = 0.0
         elif self.may_wait:
@@ -556,6 +591,11 @@ class _Restore:
             if self.memory is None or self.memory.say_once(message):
                 say.warning(message, detail, hint)
 
+    def _say_once_log(self, message: str) -> None:
+        """Say once for the server process what is no reason to worry."""
+        if self.memory is None or self.memory.say_once(message):
+            say.log(message)
+
     def _debug_settings(self) -> None:
         if not say.debugging:
             return
@@ -570,10 +610,3 @@ class _Restore:
             f"waits {wait if self.may_wait and self.is_segment else 'not at all'}, looks every {options.sleep} seconds, "
             f"{options.retries} retries, verify {self.fetcher.verify}"
         )
-
-
-_NEW_TIMELINE = (
-    "Unless its old primary lives on, the segment waited for will not come on the old timeline.",
-    "Restart the standby server: with recovery_target_timeline = latest it follows the new timeline. With --on-new-timeline stop "
-    "it stops by itself, for a service manager to start it again.",
-)
