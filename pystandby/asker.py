@@ -130,6 +130,15 @@ class Asker:
         asked = ("recovery.signal", "standby.signal", "recovery.conf")
         return self.kind == SERVER and self.data_directory is not None and not any(os.path.exists(self._path(n)) for n in asked)
 
+    def told_at(self) -> "float | None":
+        """When the server was told to recover, by the modification time of the file that says so; None if that is not known."""
+        for name in ("standby.signal", "recovery.signal", "recovery.conf"):
+            try:
+                return os.stat(self._path(name)).st_mtime
+            except OSError:
+                continue
+        return None
+
     def _path(self, name: str) -> str:
         """A file of the data directory, or, where that is not known, of the current one."""
         return os.path.join(self.data_directory or "", name)

@@ -28,6 +28,10 @@ _AT_ONCE = 0.1
 """Seconds of waiting for which no watch is set up: that takes as long."""
 
 
+_MADE_TOGETHER = 10.0
+"""Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
+
+
 class _Unanswered(Exception):  # noqa: N818 - an answer of its own kind
     """The archive does not answer, and nothing may be waited for."""
 
@@ -159,6 +163,11 @@ class _Restore:
             found = trigger.look(path, self.options.trust_trigger)
             if found.problem:
                 self._object(f'trigger file "{path}" is ignored: it {found.problem}', found.hint)
+            elif found.word and self._is_left_over(found):
+                self._object(
+                    f'trigger file "{path}" is ignored: it was there before this server was made a standby',
+                    'If it is meant for this server, "touch" it; else remove it. recovery_end_command can do that in future.',
+                )
             elif found.word and self.asker.standby_mode and not self.options.promote:
                 self._object(
                     f'trigger file "{path}" does nothing: the server is in standby mode',
@@ -175,6 +184,16 @@ class _Restore:
         if not smart and (self.may_wait or not self.asker.standby_mode) and self.asker.promote_requested():
             smart = "the server was asked to promote"
         return smart
+
+    def _is_left_over(self, found: "trigger.Trigger") -> bool:
+        """Whether a trigger file is an earlier failover's: older than recovery.signal and the like, which made this a standby.
+
+        A time in the future says nothing: a clock was wrong, and the trigger file may be a new one.
+        """
+        told = self.asker.told_at() if self.asker.kind == SERVER else None
+        if told is None or found.changed is None:
+            return False
+        return found.changed + _MADE_TOGETHER < told <= time.time()
 
     def _given_up(self) -> str:
         return f"it has not come within {self.options.max_wait} s (MAXWAITTIME)"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from support import segments
 from support.branches import LATEST, Branch, make_branch, start_of
-from support.servers import MB, QUICKLY, SLOW, Scene, Server, eventually
+from support.servers import MB, QUICKLY, SLOW, Scene, Server, archive_command, eventually
 
 pytest_plugins = ["support.servers"]
 
@@ -363,3 +366,61 @@ def test_a_chain_of_three_promotions(scene: Scene) -> None:
     follower.until_promoted(branches[-1].rows, timeline=5)
     segments.put(scene.folder, "late-failover", b"")
     late.until_promoted(branches[-1].rows, timeline=5)
+
+
+# --- the old primary comes back --------------------------------------------------------------------------------------
+
+
+def test_an_old_primary_is_rebuilt_where_an_earlier_failover_left_its_traces(scene: Scene) -> None:
+    """Its trigger file, and by way of pg_rewind the new primary's memory of it: neither may bring this one up."""
+    scene.feed(to=scene.stock.last)
+    old = scene.primary()
+    # pg_rewind refuses %r.
+    old.configure({"restore_command": scene.restore_command().removesuffix(" %r")})
+    old.begin()
+    # The file stays: there is no recovery_end_command.
+    new = scene.standby(name="new")
+    new.configure({"archive_mode": True, "archive_command": archive_command(scene.archive)})
+    new.begin()
+    new.until_waiting(old.switch_wal())
+    scene.trigger("smart")
+    pulled = time.monotonic()
+    new.until_promoted(old.rows())
+    old.sql("INSERT INTO ledger (note) VALUES ('lost')")
+    new.stop()
+    old.stop()
+    rewind(old, new)
+    memory = old.data_directory / "pg_wal" / ".pystandby" / "refused"
+    assert memory.exists(), "pg_rewind copies it"
+    # Nobody rebuilds a server faster than that; ten seconds are the grace for one script that makes both files.
+    time.sleep(max(0.0, pulled + 11 - time.monotonic()))
+    old.configured_standby_mode = False
+    old.make_standby(scene.restore_command(), archive_mode=False, recovery_target_timeline="latest")
+    new.begin()
+    # It takes connections when it has replayed all that pg_rewind found, some of which is not archived yet.
+    old.begin(connections=False)
+    for _ in range(2):
+        following = on(2, new.switch_wal())
+        old.until_waiting(following)
+    assert "was there before this server was made a standby" in old.log_text()
+    assert old.log_text().count("is ignored") == 1, old.tell()
+    assert_recovering_since_last_start(old)
+    # Made anew it counts.
+    scene.trigger_file.touch()
+    old.until_promoted(new.rows(), timeline=3)
+
+
+def rewind(target: Server, source: Server) -> None:
+    """Turn a server that was stopped back to where another left its timeline."""
+    program = target.installation.program("pg_rewind")
+    words: list[str | Path] = [program, "-c", "--no-sync", "-D", target.data_directory, "--source-pgdata", source.data_directory]
+    answer = subprocess.run(
+        words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=target.environment()
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def assert_recovering_since_last_start(server: Server) -> None:
+    """See that it was not promoted since it was started last."""
+    assert "selected new timeline" not in server.last_log(), server.tell()
+    assert server.in_recovery()
