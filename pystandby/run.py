@@ -28,6 +28,8 @@ _AT_ONCE = 0.1
 """Seconds of waiting for which no watch is set up: that takes as long."""
 
 
+_PROMOTION = "a promotion was asked for"
+
 _MADE_TOGETHER = 10.0
 """Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
 
@@ -115,8 +117,9 @@ class _Restore:
         try:
             while True:
                 smart = self._asked_to_end()
-                self.fetcher.takes_unfinished = bool(smart) and self.may_wait
-                self.fetcher.takes_at_once = bool(smart) and self._was_handed_over()
+                rests = self._rests()
+                self.fetcher.takes_unfinished = (bool(smart) and self.may_wait) or rests
+                self.fetcher.takes_at_once = (bool(smart) and self._was_handed_over()) or rests
                 found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
@@ -214,6 +217,9 @@ class _Restore:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
             self._end_look_ahead()
+        elif self.memory is not None and self.memory.was_told(_PROMOTION):
+            # Before it opens it asks once more, for the last segment that it has replayed.
+            return _EndOfRecovery()
         elif self.options.promote and not self.signalled and not self.asker.promote_requested():
             from pystandby import failover
 
@@ -226,6 +232,8 @@ class _Restore:
                     'To do it by hand, use "pg_ctl promote" or SELECT pg_promote().',
                 )
                 return _EndOfRecovery()
+            if self.memory is not None:
+                self.memory.say_once(_PROMOTION)
             # A smart trigger is not remembered: segments that arrive before the server has seen the request are still welcome.
             remembered = fast is None or self.memory is None or self.memory.refuse(self.name, True)
             self._end_look_ahead()
@@ -345,7 +353,9 @@ class _Restore:
 
     def _not_whole(self, found: Found, smart: str) -> int:
         """The file is there, not whole yet, and not waited for: absent only to a server that asks again, or is done."""
-        if self.asker.standby_mode or self.ended:
+        if self.asker.standby_mode and self.is_segment and not self.ended:
+            return self._unfinished_in_standby_mode(found, smart)
+        if self.ended:
             return self._not_there(smart)
         raise StandbyError(
             exits.ARCHIVE_UNAVAILABLE,
@@ -353,6 +363,53 @@ class _Restore:
             "It is there, and not whole, and nothing is waited for.",
             "Try again later, or use --wait always.",
         )
+
+    def _unfinished_in_standby_mode(self, found: Found, smart: str) -> int:
+        """A server in standby mode replays what is in an unfinished segment, and asks again; nothing ends there by itself.
+
+        So the last segment of a crashed primary, copied by hand, is handed over once it rests, as it may be promoted at any time
+        without asking us. Not one before others that are there: it is damaged, or will be whole soon.
+        """
+        if found.copy is not None and found.is_last and self.memory is not None:
+            if smart and self.options.promote and self._was_handed_over() and not self.memory.was_told(_PROMOTION):
+                # All that is in it is replayed. The server asks for it once more before it opens.
+                found.copy.discard()
+                self._end(f"{smart}, and the archive holds no more")
+                return exits.END_OF_RECOVERY
+            if self.memory.say_once(self._handed_over()):
+                say.log(
+                    found.message,
+                    "It does not change any more, and is restored as it is: in standby mode the server replays what is in it, "
+                    "and asks for it again.",
+                    "Put a whole copy in its place, if there is one.",
+                )
+            status = self._deliver(found, smart)
+            return exits.NOT_IN_ARCHIVE if status is None else status
+        if found.copy is not None:
+            found.copy.discard()
+        if smart and not found.is_last:
+            self._warn_once(*_asked_for(found))
+            return self._not_there("")
+        if self.memory is not None and not self.fetcher.takes_unfinished:
+            # Known to rest from the next look on, at the earliest: a promotion waits for what a copy under way may still bring.
+            self.memory.rests(self.name, self._appearance())
+            smart = ""
+        return self._not_there(smart)
+
+    def _rests(self) -> bool:
+        """Whether an unfinished segment has not changed for SLEEPTIME, over several calls of a server in standby mode."""
+        if not self.asker.standby_mode or self.may_wait or self.memory is None or not self.is_segment:
+            return False
+        resting = self.memory.resting()
+        return resting is not None and resting[:2] == (self.name, self._appearance()) and resting[2] >= self.options.sleep
+
+    def _appearance(self) -> str:
+        """What changes when the archive's file does, as one word."""
+        try:
+            status = os.stat(self.fetcher.archive.path(self.name))
+        except OSError:
+            return ""
+        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
     def _unknown(self, found: Found, smart: str) -> "int | None":
         """The archive, or the file, cannot be read: unknown is not absent."""
@@ -387,11 +444,7 @@ class _Restore:
             # Perhaps a copy under way, whose tail would be lost.
             return None
         if not found.is_last:
-            self._warn_once(
-                f"{found.message}, and the end of recovery is asked for",
-                "Later segments are there, which were asked for as well, so it is waited for.",
-                'Put a whole copy in its place, or write "fast" to the trigger file to end recovery before it.',
-            )
+            self._warn_once(*_asked_for(found))
             return None
         if found.copy is None:
             say.warning(f"{found.message}", "The end of recovery is asked for, and it does not grow any more.")
@@ -629,3 +682,12 @@ class _Restore:
             f"waits {wait if self.may_wait and self.is_segment else 'not at all'}, looks every {options.sleep} seconds, "
             f"{options.retries} retries, verify {self.fetcher.verify}"
         )
+
+
+def _asked_for(found: Found) -> "tuple[str, str, str]":
+    """What to say of an unfinished segment before others when the end of recovery is asked for."""
+    return (
+        f"{found.message}, and the end of recovery is asked for",
+        "Later segments are there, which were asked for as well, so it is waited for.",
+        'Put a whole copy in its place, or write "fast" to the trigger file to end recovery before it.',
+    )
