@@ -6,7 +6,7 @@ Lives at most as long as the startup process that its maker served; says nothing
 import os
 import time
 
-from pystandby import fetch, osdep, prune, spool, trigger, wal
+from pystandby import fetch, osdep, prune, spool, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.asker import Asker
 from pystandby.exits import SERVER_GONE, StandbyError
@@ -174,14 +174,23 @@ class _Child:
         following = wal.neighbour(name, 1, self.segment_size)
         if following is None:
             return []
-        if self.archive.holds(following):
-            return [following]
         newer = wal.timeline(name) + 1
+        if self.archive.holds(following) and not self._is_past_fork(following, newer):
+            return [following]
         names: list[str] = []
         while self.archive.holds(f"{newer:08X}.history") and len(names) < 100:
             names.append(f"{newer:08X}{following[8:]}")
             newer += 1
         return [name for name in names if self.archive.holds(name)]
+
+    def _is_past_fork(self, name: str, newer: int) -> bool:
+        """Whether a newer timeline left this segment's before it ends: a server that follows that one must not have it whole."""
+        while self.archive.holds(f"{newer:08X}.history"):
+            left = timelines.history(self.options.archivelocation, newer).get(wal.timeline(name))
+            if left is not None and left < (wal.segment_number(name, self.segment_size) + 1) * self.segment_size:
+                return True
+            newer += 1
+        return False
 
     def _room(self) -> bool:
         """Whether the file system of pg_wal has room to spare: a full one stops the server."""

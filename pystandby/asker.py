@@ -15,6 +15,10 @@ PERSON = "person"
 _WAL_FOLDERS = ("pg_wal", "pg_xlog")
 
 
+_REACHED = {1002: (56, 136), 1100: (48, 128), 1201: (48, 136), 1300: (48, 136), 1800: (48, 136)}
+"""By pg_control_version, of 10 to 18: where pg_control has checkPointCopy.ThisTimeLineID, and minRecoveryPoint before its own."""
+
+
 class Asker:
     """Who asks for ``name`` to be put at ``destination``. Looks once; alive() looks again.
 
@@ -126,6 +130,15 @@ class Asker:
         asked = ("recovery.signal", "standby.signal", "recovery.conf")
         return self.kind == SERVER and self.data_directory is not None and not any(os.path.exists(self._path(n)) for n in asked)
 
+    def told_at(self) -> "float | None":
+        """When the server was told to recover, by the modification time of the file that says so; None if that is not known."""
+        for name in ("standby.signal", "recovery.signal", "recovery.conf"):
+            try:
+                return os.stat(self._path(name)).st_mtime
+            except OSError:
+                continue
+        return None
+
     def _path(self, name: str) -> str:
         """A file of the data directory, or, where that is not known, of the current one."""
         return os.path.join(self.data_directory or "", name)
@@ -168,6 +181,31 @@ class Asker:
         redo = int.from_bytes(raw[at : at + 8], osdep.BYTE_ORDER)
         timeline = int.from_bytes(raw[at + 8 : at + 12], osdep.BYTE_ORDER)
         return wal.segment_name(timeline, redo // segment_size, segment_size)
+
+    def reached(self) -> "list[tuple[int, int]]":
+        """How far each timeline has come in the data directory, as (timeline, LSN); empty where that is not known.
+
+        A server does not start on a timeline that left one of these before (StartupXLOG() in
+        src/backend/access/transam/xlog.c, InitWalRecovery() since 15): behind the last restartpoint's record, by
+        ControlFileData.checkPoint, and at minRecoveryPoint (src/include/catalog/pg_control.h).
+        """
+        if self.data_directory is None or os.path.exists(self._path("backup_label")):
+            # A base backup that has not been looked at yet begins where its label says, not where its pg_control does.
+            return []
+        raw = osdep.read_small(os.path.join(self.data_directory, "global", "pg_control"), 160)
+        if raw is None or len(raw) < 160:
+            return []
+
+        def number(at: int, size: int) -> int:
+            return int.from_bytes(raw[at : at + size], osdep.BYTE_ORDER)
+
+        layout = _REACHED.get(number(8, 4))
+        if layout is None:
+            return []
+        timeline_at, minimum_at = layout
+        found = [(number(timeline_at, 4), number(32, 8) + 1)]
+        minimum = number(minimum_at, 8)
+        return [*found, (number(minimum_at + 8, 4), minimum)] if minimum else found
 
     def _postmaster_lines(self) -> "list[bytes]":
         content = osdep.read_small(self._path("postmaster.pid"), 8192)

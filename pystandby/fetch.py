@@ -17,6 +17,7 @@ from pystandby.place import Copy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pystandby.spool import Spooled
+    from pystandby.timelines import News
 
 READY = "ready"
 ABSENT = archive.ABSENT
@@ -48,18 +49,22 @@ class Found:
     """What a look found: a state, and what to say of it.
 
     ``seconds`` is when to look again, ``rested`` for how long the file has not changed, ``modified`` its modification time in
-    nanoseconds; ``folder`` is Archive.folder() of where it was found, ``status`` the exit status of a failure that stays.
+    nanoseconds; ``folder`` is Archive.folder() of where it was found, ``status`` the exit status of a failure that stays. Of an
+    absent segment ``is_impossible`` says that the server must look for an older timeline's, ``news`` what else there is to know;
+    ``cut`` says in words that a segment goes past a fork, and where its copy ends therefore.
     """
 
     __slots__ = (
         "copy",
+        "cut",
         "detail",
         "folder",
         "hint",
+        "is_impossible",
         "is_last",
         "message",
         "modified",
-        "new_timeline",
+        "news",
         "rested",
         "seconds",
         "segment_size",
@@ -78,7 +83,9 @@ class Found:
         self.modified = 0
         self.folder = ""
         self.spooled = False
-        self.new_timeline = ""
+        self.cut = ""
+        self.is_impossible = False
+        self.news: News | None = None
         self.is_last = True
         self.rested = 0.0
         self.segment_size = 0
@@ -113,10 +120,16 @@ class Fetcher:
         self._copied_at = 0.0
         self._is_unknown = False
         self._warned_unknown = False
+        self._followed = 0
+        self._left_at = 0
+        self._cut_at: int | None = None
 
     def fetch(self) -> Found:
         """Look once. Raises StandbyError if the server has gone, nothing that archive, file or destination can bring about."""
         self._copied = -1
+        if self._cut_at == 0:
+            say.debug(f"{self._name} lies past {ready.lsn(self._left_at)}, where timeline {self._followed} left its timeline")
+            return Found(ABSENT, self._options.sleep)
         try:
             entry = self.archive.look(self._name)
         except OSError as failure:
@@ -131,7 +144,7 @@ class Fetcher:
             if entry.state == ABSENT:
                 found = Found(ABSENT, self._options.sleep)
                 if self._kind == wal.SEGMENT:
-                    found.new_timeline = self._new_timeline()
+                    self._ask_histories(found)
                 return found
             return self._unknown(entry)
         finally:
@@ -250,6 +263,12 @@ class Fetcher:
             if _signature(os.fstat(source)) != _signature(status) or copy.size != status.st_size:
                 return Found(SETTLING, _MOMENT)
             found = self._judge_copy(copy, status, rested)
+            if found.copy is not None and self._cut_at is not None:
+                copy.cut(self._cut_at)
+                found.cut = (
+                    f"{self._name} is restored up to {ready.lsn(self._left_at)} only, where timeline {self._followed}, which the "
+                    "server follows, left its timeline"
+                )
             keep = found.copy is not None
             return found
         except osdep.SourceError as failure:
@@ -423,6 +442,36 @@ class Fetcher:
 
     # Timelines
 
+    def _ask_histories(self, found: Found) -> None:
+        """Have the timelines' history files say what they know of an absent segment."""
+        mine = wal.timeline(self._name)
+        if mine == 1 and not self.archive.holds("00000002.history"):
+            return
+        from pystandby import timelines
+
+        pg_wal = os.path.dirname(self._options.xlogfilepath) or "."
+        # From pg_wal, which a fresh base backup has empty, or from the archive.
+        size = self._known_segment_size(pg_wal) or self._known_segment_size(self.archive.directory)
+        found.is_impossible = timelines.began_later(pg_wal, self._name, size)
+        if not found.is_impossible:
+            found.news = timelines.news(self.archive, pg_wal, self._name, size, self._asker)
+
+    def know_followed(self, timeline: int) -> bool:
+        """Take into account that the server follows a timeline; whether it left this segment's before the segment ends."""
+        if self._kind != wal.SEGMENT or timeline <= wal.timeline(self._name):
+            return False
+        from pystandby import timelines
+
+        pg_wal = os.path.dirname(self._options.xlogfilepath) or "."
+        left = timelines.left_at(pg_wal, timeline, wal.timeline(self._name))
+        size = self._known_segment_size(pg_wal) or self._known_segment_size(self.archive.directory)
+        if left is None or not size or (wal.segment_number(self._name, size) + 1) * size <= left:
+            return False
+        self._followed = timeline
+        self._left_at = left
+        self._cut_at = max(left - wal.segment_number(self._name, size) * size, 0)
+        return True
+
     def _known_segment_size(self, folder: str) -> int:
         """The size in bytes of the cluster's segments, by the header of one in a folder; 0 where none tells."""
         if not self._segment_size:
@@ -438,25 +487,6 @@ class Fetcher:
             except OSError:
                 pass
         return self._segment_size
-
-    def _new_timeline(self) -> str:
-        """That a newer timeline makes the segment waited for impossible, in words; empty if none does."""
-        mine = wal.timeline(self._name)
-        for newer in range(mine + 1, mine + 1000):
-            content = osdep.read_small(self.archive.path(f"{newer:08X}.history"), 1 << 20)
-            if content is None:
-                return ""
-            left = wal.history_switch_points(content).get(mine)
-            # From pg_wal, which a fresh base backup has empty, or from the archive.
-            size = self._known_segment_size(os.path.dirname(self._options.xlogfilepath) or ".") or self._known_segment_size(
-                self.archive.directory
-            )
-            if size and left is not None and (wal.segment_number(self._name, size) + 1) * size > left:
-                return (
-                    f"the archive has gone on to timeline {newer}, which left timeline {mine} at {ready.lsn(left)}, before the "
-                    f"end of segment {self._name}"
-                )
-        return ""
 
 
 def _signature(status: os.stat_result) -> "tuple[int, ...]":

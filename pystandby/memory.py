@@ -2,6 +2,9 @@
 
     pg_wal/.pystandby/refused   the server process, and the first segment that it was refused
     pg_wal/.pystandby/said      the server process, and the warnings that it has had
+    pg_wal/.pystandby/follows   the server process, and the newest timeline of which it was told that a segment is absent
+    pg_wal/.pystandby/rests     the server process, an unfinished segment, what its file looks like, and since when it does
+    pg_wal/.pystandby/stopped   for all server processes: the new timelines because of which one was stopped
     pg_wal/.pystandby/pruned    the archive's path, the server process, and the oldest segment that was left when it was pruned
     pg_wal/.pystandby/archive   for all server processes: the archive's path, and the folder found there at the last delivery
 
@@ -10,6 +13,7 @@ one that it replayed. Without the memory a fast failover turns into a smart one,
 """
 
 import os
+import time
 
 from pystandby import osdep
 
@@ -59,6 +63,36 @@ class Memory:
             return False
         self._write("said", [word for word in said if word != what], self._identity)
         return True
+
+    def follows(self) -> int:
+        """The newest timeline of which this server process was told that a segment is absent; 0 if there is none."""
+        lines = self._read("follows", self._identity)
+        return int(lines[0]) if lines and lines[0].isdigit() else 0
+
+    def note_follows(self, timeline: int) -> None:
+        """Remember that this server process follows a timeline: it may be asking for an older one's segments next."""
+        self._write("follows", [str(timeline)], self._identity)
+
+    def resting(self) -> "tuple[str, str, float] | None":
+        """The unfinished segment that rests() was told of last, what it looked like, and for how many seconds it has."""
+        lines = self._read("rests", self._identity)
+        try:
+            return lines[0], lines[1], time.monotonic() - float(lines[2])
+        except (IndexError, ValueError):
+            return None
+
+    def rests(self, name: str, appearance: str) -> float:
+        """For how many seconds this server process has found an unfinished segment looking like this."""
+        resting = self.resting()
+        if resting is not None and resting[:2] == (name, appearance):
+            return resting[2]
+        self._write("rests", [name, appearance, repr(time.monotonic())], self._identity)
+        return 0.0
+
+    def stop_once(self, key: str) -> bool:
+        """Whether no server process has been stopped for this yet, noting that one now is; False where that fails, too."""
+        stopped = self._read("stopped", str)
+        return key not in stopped and self._write("stopped", [*stopped, key], str)
 
     def archive(self, path: str) -> str:
         """What note_archive() was last told of the folder at a path; empty if nothing."""

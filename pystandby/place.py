@@ -36,6 +36,11 @@ class Copy:
         """Give the copy a modification time, in nanoseconds. Raises OSError."""
         os.utime(self._path, ns=(modified, modified))
 
+    def cut(self, offset: int) -> None:
+        """Put zeros in place of everything from an offset on. Raises OSError."""
+        os.ftruncate(self.descriptor, offset)
+        os.ftruncate(self.descriptor, self.size)
+
     def publish(self, destination: str) -> None:
         """Rename the copy to its destination, over whatever is there. Raises OSError, and leaves nothing behind then."""
         try:

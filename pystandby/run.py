@@ -11,6 +11,10 @@ from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pystandby.timelines import News
+
 _HANGING = "hanging"
 
 _GRACE = 30.0
@@ -22,6 +26,12 @@ _BRIEFLY = 1.0
 
 _AT_ONCE = 0.1
 """Seconds of waiting for which no watch is set up: that takes as long."""
+
+
+_PROMOTION = "a promotion was asked for"
+
+_MADE_TOGETHER = 10.0
+"""Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
 
 
 class _Unanswered(Exception):  # noqa: N818 - an answer of its own kind
@@ -62,6 +72,8 @@ class _Restore:
             self.refused = self.memory.refused()
             self.known_folder = self.memory.archive(options.archivelocation)
         self.fetcher = Fetcher(options, kind, self.asker, self.known_folder)
+        self.follows = self.memory.follows() if self.memory is not None and kind == wal.SEGMENT else 0
+        past_fork = self.fetcher.know_followed(self.follows)
         # pg_rewind, and a server that looks elsewhere and asks again by itself, must have their answer at once; a server past the
         # end of its recovery too.
         # Nor a server that is past its recovery, and reads its old timeline's history before it opens.
@@ -81,13 +93,13 @@ class _Restore:
             and self.refused is None
             and self.asker.data_directory is not None
             and self.fetcher.verify == "pages"
+            and not past_fork
         )
         self.spool = os.path.join(os.path.dirname(options.xlogfilepath), FOLDER)
         self.state = ""
         self.watching = False
         self.failures = 0
         self.seconds = 0.0
-        self.left_timeline = False
         self.hanging_since = 0.0
         self.unfinished_since = 0.0
         self.signalled = False
@@ -103,8 +115,9 @@ class _Restore:
         try:
             while True:
                 smart = self._asked_to_end()
-                self.fetcher.takes_unfinished = bool(smart) and self.may_wait
-                self.fetcher.takes_at_once = bool(smart) and self._was_handed_over()
+                rests = self._rests()
+                self.fetcher.takes_unfinished = (bool(smart) and self.may_wait) or rests
+                self.fetcher.takes_at_once = (bool(smart) and self._was_handed_over()) or rests
                 found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
@@ -151,6 +164,11 @@ class _Restore:
             found = trigger.look(path, self.options.trust_trigger)
             if found.problem:
                 self._object(f'trigger file "{path}" is ignored: it {found.problem}', found.hint)
+            elif found.word and self._is_left_over(found):
+                self._object(
+                    f'trigger file "{path}" is ignored: it was there before this server was made a standby',
+                    'If it is meant for this server, "touch" it; else remove it. recovery_end_command can do that in future.',
+                )
             elif found.word and self.asker.standby_mode and not self.options.promote:
                 self._object(
                     f'trigger file "{path}" does nothing: the server is in standby mode',
@@ -168,6 +186,16 @@ class _Restore:
             smart = "the server was asked to promote"
         return smart
 
+    def _is_left_over(self, found: "trigger.Trigger") -> bool:
+        """Whether a trigger file is an earlier failover's: older than recovery.signal and the like, which made this a standby.
+
+        A time in the future says nothing: a clock was wrong, and the trigger file may be a new one.
+        """
+        told = self.asker.told_at() if self.asker.kind == SERVER else None
+        if told is None or found.changed is None:
+            return False
+        return found.changed + _MADE_TOGETHER < told <= time.time()
+
     def _given_up(self) -> str:
         return f"it has not come within {self.options.max_wait} s (MAXWAITTIME)"
 
@@ -182,10 +210,14 @@ class _Restore:
         if not self.is_segment:
             return _EndOfRecovery()
         remembered = True
+        self._note_timeline()
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
             self._end_look_ahead()
+        elif self.memory is not None and self.memory.was_told(_PROMOTION):
+            # Before it opens it asks once more, for the last segment that it has replayed.
+            return _EndOfRecovery()
         elif self.options.promote and not self.signalled and not self.asker.promote_requested():
             from pystandby import failover
 
@@ -198,6 +230,8 @@ class _Restore:
                     'To do it by hand, use "pg_ctl promote" or SELECT pg_promote().',
                 )
                 return _EndOfRecovery()
+            if self.memory is not None:
+                self.memory.say_once(_PROMOTION)
             # A smart trigger is not remembered: segments that arrive before the server has seen the request are still welcome.
             remembered = fast is None or self.memory is None or self.memory.refuse(self.name, True)
             self._end_look_ahead()
@@ -271,23 +305,55 @@ class _Restore:
             return self._smart_at_unfinished(found, smart)
         if found.state == UNFINISHED and not self.may_wait:
             return self._not_whole(found, smart)
+        if found.is_impossible:
+            self._note_timeline()
+            say.debug(f"{self.name} would lie before the beginning of its timeline")
+            return exits.NOT_IN_ARCHIVE
         if not self.is_segment or not self.may_wait:
             return self._not_there(smart)
         if smart:
             raise self._end(f"{smart}, and the archive holds no more")
-        if found.new_timeline and self.options.on_new_timeline == "stop":
-            raise StandbyError(exits.NEW_TIMELINE, found.new_timeline, *_NEW_TIMELINE)
+        if found.news is not None:
+            self._tell_news(found.news)
         return None
+
+    def _tell_news(self, news: "News") -> None:
+        """Say once what timelines mean for the segment waited for, or raise the StandbyError that has the server restarted."""
+        from pystandby import timelines
+
+        if news.kind == timelines.HOPELESS:
+            raise StandbyError(exits.NEW_TIMELINE, news.message, news.detail, news.hint)
+        if news.kind == timelines.RESTART and self.options.on_new_timeline == "stop":
+            if self.memory is None or self.memory.stop_once(news.key):
+                raise StandbyError(exits.NEW_TIMELINE, news.message, news.detail, news.hint)
+            news = news.in_vain()
+        if news.key in self.warned:
+            return
+        self.warned.add(news.key)
+        if self.memory is None or self.memory.say_once(news.key):
+            (say.log if news.kind == timelines.TELL else say.warning)(news.message, news.detail, news.hint)
+
+    def _note_timeline(self) -> None:
+        """Remember that the server has asked for this timeline's segment before it asks for an older one's."""
+        if self.memory is not None and self.is_segment and wal.timeline(self.name) > max(self.follows, 1):
+            self.memory.note_follows(wal.timeline(self.name))
+            if os.path.isdir(self.spool):
+                from pystandby import spool
+
+                spool.withdraw_older(self.spool, self.name)
 
     def _not_there(self, smart: str) -> int:
         say.debug(f"{self.name} is not in the archive")
+        self._note_timeline()
         if smart and self.is_segment and self.asker.standby_mode:
             self._end(smart)
         return exits.NOT_IN_ARCHIVE
 
     def _not_whole(self, found: Found, smart: str) -> int:
         """The file is there, not whole yet, and not waited for: absent only to a server that asks again, or is done."""
-        if self.asker.standby_mode or self.ended:
+        if self.asker.standby_mode and self.is_segment and not self.ended:
+            return self._unfinished_in_standby_mode(found, smart)
+        if self.ended:
             return self._not_there(smart)
         raise StandbyError(
             exits.ARCHIVE_UNAVAILABLE,
@@ -295,6 +361,53 @@ class _Restore:
             "It is there, and not whole, and nothing is waited for.",
             "Try again later, or use --wait always.",
         )
+
+    def _unfinished_in_standby_mode(self, found: Found, smart: str) -> int:
+        """A server in standby mode replays what is in an unfinished segment, and asks again; nothing ends there by itself.
+
+        So the last segment of a crashed primary, copied by hand, is handed over once it rests, as it may be promoted at any time
+        without asking us. Not one before others that are there: it is damaged, or will be whole soon.
+        """
+        if found.copy is not None and found.is_last and self.memory is not None:
+            if smart and self.options.promote and self._was_handed_over() and not self.memory.was_told(_PROMOTION):
+                # All that is in it is replayed. The server asks for it once more before it opens.
+                found.copy.discard()
+                self._end(f"{smart}, and the archive holds no more")
+                return exits.END_OF_RECOVERY
+            if self.memory.say_once(self._handed_over()):
+                say.log(
+                    found.message,
+                    "It does not change any more, and is restored as it is: in standby mode the server replays what is in it, "
+                    "and asks for it again.",
+                    "Put a whole copy in its place, if there is one.",
+                )
+            status = self._deliver(found, smart)
+            return exits.NOT_IN_ARCHIVE if status is None else status
+        if found.copy is not None:
+            found.copy.discard()
+        if smart and not found.is_last:
+            self._warn_once(*_asked_for(found))
+            return self._not_there("")
+        if self.memory is not None and not self.fetcher.takes_unfinished:
+            # Known to rest from the next look on, at the earliest: a promotion waits for what a copy under way may still bring.
+            self.memory.rests(self.name, self._appearance())
+            smart = ""
+        return self._not_there(smart)
+
+    def _rests(self) -> bool:
+        """Whether an unfinished segment has not changed for SLEEPTIME, over several calls of a server in standby mode."""
+        if not self.asker.standby_mode or self.may_wait or self.memory is None or not self.is_segment:
+            return False
+        resting = self.memory.resting()
+        return resting is not None and resting[:2] == (self.name, self._appearance()) and resting[2] >= self.options.sleep
+
+    def _appearance(self) -> str:
+        """What changes when the archive's file does, as one word."""
+        try:
+            status = os.stat(self.fetcher.archive.path(self.name))
+        except OSError:
+            return ""
+        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
     def _unknown(self, found: Found, smart: str) -> "int | None":
         """The archive, or the file, cannot be read: unknown is not absent."""
@@ -329,11 +442,7 @@ class _Restore:
             # Perhaps a copy under way, whose tail would be lost.
             return None
         if not found.is_last:
-            self._warn_once(
-                f"{found.message}, and the end of recovery is asked for",
-                "Later segments are there, which were asked for as well, so it is waited for.",
-                'Put a whole copy in its place, or write "fast" to the trigger file to end recovery before it.',
-            )
+            self._warn_once(*_asked_for(found))
             return None
         if found.copy is None:
             say.warning(f"{found.message}", "The end of recovery is asked for, and it does not grow any more.")
@@ -370,6 +479,8 @@ class _Restore:
                 self.seconds = 0
                 return None
             return self._failed(self.fetcher.destination_failure(failure))
+        if found.cut:
+            self._say_once_log(found.cut)
         say.debug(f"{self.name} restored{', before the end of recovery' if smart else ''}")
         try:
             self._care_after(found)
@@ -512,10 +623,6 @@ class _Restore:
         """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
         if found.state == SETTLING:
             return
-        if found.new_timeline and self.may_wait and self.options.on_new_timeline == "wait" and not self.left_timeline:
-            self.left_timeline = True
-            if self.memory is None or self.memory.say_once(f"new timeline after {self.name[:8]}"):
-                say.warning(found.new_timeline, *_NEW_TIMELINE)
         if found.state != UNFINISHED:
             self.unfinished_since = 0.0
         elif self.may_wait:
@@ -554,6 +661,11 @@ class _Restore:
             if self.memory is None or self.memory.say_once(message):
                 say.warning(message, detail, hint)
 
+    def _say_once_log(self, message: str) -> None:
+        """Say once for the server process what is no reason to worry."""
+        if self.memory is None or self.memory.say_once(message):
+            say.log(message)
+
     def _debug_settings(self) -> None:
         if not say.debugging:
             return
@@ -570,8 +682,10 @@ class _Restore:
         )
 
 
-_NEW_TIMELINE = (
-    "Unless its old primary lives on, the segment waited for will not come on the old timeline.",
-    "Restart the standby server: with recovery_target_timeline = latest it follows the new timeline. With --on-new-timeline stop "
-    "it stops by itself, for a service manager to start it again.",
-)
+def _asked_for(found: Found) -> "tuple[str, str, str]":
+    """What to say of an unfinished segment before others when the end of recovery is asked for."""
+    return (
+        f"{found.message}, and the end of recovery is asked for",
+        "Later segments are there, which were asked for as well, so it is waited for.",
+        'Put a whole copy in its place, or write "fast" to the trigger file to end recovery before it.',
+    )

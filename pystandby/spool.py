@@ -135,6 +135,17 @@ def remove(spool: str, name: str) -> None:
     _remove(os.path.join(spool, name))
 
 
+def withdraw_older(spool: str, name: str) -> None:
+    """Withdraw what older timelines have from the named segment on: a server that follows its timeline must not take it."""
+    try:
+        names = os.listdir(spool)
+    except OSError:
+        return
+    for other in names:
+        if wal.kind(other) == wal.SEGMENT and other[8:] >= name[8:] and other[:8] < name[:8]:
+            _remove(os.path.join(spool, other))
+
+
 def claim(spool: str, owner: str) -> "int | None":
     """Become the child of a server process, for as long as the descriptor returned stays open; None where another is."""
     descriptor = _open_lock(spool, create=True)

@@ -19,17 +19,26 @@ _MOMENT = 0.01
 
 
 class Trigger:
-    """What a look at a trigger file found: a word to obey, or why it is ignored, or neither."""
+    """What a look at a trigger file found: a word to obey, or why it is ignored, or neither.
 
-    __slots__ = ("hint", "identity", "problem", "word")
+    ``changed`` is osdep.changed_at() of one with a word.
+    """
+
+    __slots__ = ("changed", "hint", "identity", "problem", "word")
 
     def __init__(
-        self, word: "str | None" = None, problem: str = "", hint: str = "", identity: "tuple[int, int] | None" = None
+        self,
+        word: "str | None" = None,
+        problem: str = "",
+        hint: str = "",
+        identity: "tuple[int, int] | None" = None,
+        changed: "float | None" = None,
     ) -> None:
         self.word = word
         self.problem = problem
         self.hint = hint
         self.identity = identity
+        self.changed = changed
 
 
 def look(path: str, trusted: bool) -> Trigger:
@@ -61,9 +70,9 @@ def look(path: str, trusted: bool) -> Trigger:
         os.close(descriptor)
     identity = (status.st_dev, status.st_ino)
     if not word or word.startswith(b"smart"):
-        return Trigger(SMART, identity=identity)
+        return Trigger(SMART, identity=identity, changed=osdep.changed_at(status))
     if word.startswith(b"fast"):
-        return Trigger(FAST, identity=identity)
+        return Trigger(FAST, identity=identity, changed=osdep.changed_at(status))
     return Trigger(
         None,
         "has invalid content",
@@ -148,7 +157,7 @@ def _unopened(path: str, shared: bool, failure: OSError) -> Trigger:
     if problem:
         return Trigger(None, problem, _hint(path, shared))
     if status.st_size == 0 and failure.errno in (errno.EACCES, errno.EPERM):
-        return Trigger(SMART, identity=(status.st_dev, status.st_ino))
+        return Trigger(SMART, identity=(status.st_dev, status.st_ino), changed=osdep.changed_at(status))
     return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
 
 

@@ -69,10 +69,11 @@ def is_segment_size(size: int) -> bool:
 def history_switch_points(content: bytes) -> "dict[int, int]":
     """Where each timeline that a history file lists was left, as {timeline: LSN}; what cannot be read is passed over.
 
-    As readTimeLineHistory() in src/backend/access/transam/timeline.c: TLI, LSN as X/X, reason, separated by white space.
+    As readTimeLineHistory() in src/backend/access/transam/timeline.c: TLI, LSN as X/X, reason, separated by white space. A line
+    without its end is passed over as well: in a file that is being copied its LSN may lack digits.
     """
     points: dict[int, int] = {}
-    for line in content.split(b"\n"):
+    for line in content.split(b"\n")[:-1]:
         words = line.split()
         if len(words) < 2 or words[0][:1] == b"#":
             continue

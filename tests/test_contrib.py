@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import segments
+from support.branches import LATEST, make_branch
 from support.command import PYSTANDBY
 from support.servers import Scene, Server, eventually
+from support.service import Service
 
 pytest_plugins = ["support.servers"]
 
@@ -97,6 +101,7 @@ def test_no_sample_is_left_out() -> None:
     """Each of these is run by a test below."""
     tested = {
         "README.md",
+        "postgresql-follow.conf",
         "postgresql-primary.conf",
         "postgresql-warm-standby.conf",
         "pystandby",
@@ -164,3 +169,40 @@ def test_the_executable_with_another_interpreter_line(scene: Scene) -> None:
     scene.feed(3)
     standby.until_rows(scene.stock.rows[3])
     standby.assert_not_promoted()
+
+
+def test_a_service_manager_has_it_follow_a_failover(scene: Scene) -> None:
+    """The drop-in for systemd, from a failover of another standby to the segments that its server archives afterwards."""
+    scene.feed(to=3)
+    branch = make_branch(scene, scene.archive)
+    standby = scene.standby("--on-new-timeline", "stop", settings=LATEST)
+    service = Service(standby, SAMPLES / "postgresql-follow.conf")
+    service.start()
+    standby.until_waiting(4)
+    branch.publish(scene)
+    status = service.until_ended()
+    assert "exit code 209" in standby.last_log(), standby.tell()
+    assert service.react(status)
+    standby.until_log("ready to accept read-only connections", times=2)
+    standby.until_waiting(segments.name(segments.number(branch.names[-1]) + 1, timeline=2))
+    assert standby.in_recovery()
+    # Whoever stops it means it.
+    standby.stop()
+    assert not service.react(0)
+    assert not standby.is_running()
+
+
+def test_the_drop_in_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("there is no systemd-analyze here to ask")
+    unit = tmp_path / "postgresql-sample.service"
+    unit.write_text("[Service]\nType=notify\nExecStart=/bin/true\n")
+    folder = tmp_path / f"{unit.name}.d"
+    folder.mkdir()
+    shutil.copy(SAMPLES / "postgresql-follow.conf", folder)
+    answer = subprocess.run(
+        [program, "verify", "--man=no", str(unit)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert "postgresql-sample" not in answer.stderr, answer.stderr
+    assert "postgresql-follow" not in answer.stderr, answer.stderr
