@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
+from support.matrix import scenario
 from support.servers import SLOW, SOON, Scene, Server, alive, eventually
 
 pytest_plugins = ["support.servers"]
@@ -49,7 +50,7 @@ def comes_back(scene: Scene, standby: Server, replayed: int) -> None:
 # --- the server dies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("how", [pytest.param("SIGKILL", marks=scenario("startup process killed")), "SIGTERM"])
 def test_the_startup_process_is_killed(scene: Scene, how: str) -> None:
     scene.feed(to=3)
     standby = scene.standby().begin()
@@ -126,6 +127,7 @@ def test_a_trigger_file_does_not_make_an_orphan_do_anything(scene: Scene) -> Non
     comes_back(scene, standby, 3)
 
 
+@scenario("postmaster killed")
 def test_the_postmaster_is_killed(scene: Scene) -> None:
     """As by the kernel when memory runs out. The startup process lives on, and no new server can start, while a command waits."""
     scene.feed(to=3)
