@@ -482,7 +482,7 @@ def _make_stock(server: str, segment_mb: int, target: Path) -> None:
             primary.sql("INSERT INTO ledger (note) SELECT md5(i::text) FROM generate_series(1, 100) i")
             backup = primary.take_base_backup(short / "backup")
             found = _fill(primary, backup, segment_mb)
-            names = found["names"]
+            names: list[str] = found["names"]
 
             def archived() -> bool:
                 return (archive / names[-1]).exists()
