@@ -389,6 +389,9 @@ class Stock:
     RESTORE_POINT = "before the accident"
     """The name of the restore point in segment 8; transactions precede and follow it there."""
 
+    LAST_RESTORE_POINT = "the end"
+    """The name of that in the last segment: nothing but the end of the segment follows it."""
+
     installation: Installation
     folder: Path
     segment_mb: int
@@ -545,6 +548,8 @@ def _fill(primary: Server, backup: Path, segment_mb: int) -> dict[str, Any]:
             if number == first + 8:
                 targets, rows_at_target = _make_target(connection), count
                 batch(100)
+            if number == first + 10:
+                connection.execute("SELECT pg_create_restore_point(%s)", (Stock.LAST_RESTORE_POINT,))
             connection.execute("SELECT pg_switch_wal()")
     last = (history[-1][0] - 1) // size
     names = [segments.name(number, size=size) for number in range(first, last + 1)]
