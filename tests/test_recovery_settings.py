@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,25 @@ def test_a_target_in_the_last_segment_that_there_is(scene: Scene) -> None:
     assert "waiting for 0" not in standby.log_text(), standby.tell()
 
 
+@scenario("failover before the target is reached")
+def test_a_trigger_before_the_target_is_reached(scene: Scene) -> None:
+    """Whoever asks for both gets the end of recovery up to 12; from 13 on the server stops, and goes on when it is started."""
+    scene.feed(to=5)
+    target = "recovery_target_name"
+    standby = scene.standby("-s", SLOW, settings={target: scene.stock.targets[target], **PROMOTE}).begin()
+    command = standby.until_waiting(6)
+    scene.together(command, word="smart")
+    if scene.stock.version < 13:
+        standby.until_promoted(scene.stock.rows[5], deadline=30)
+        return
+    assert "FATAL:  recovery ended before configured recovery target was reached" in standby.until_down()
+    standby.assert_not_promoted()
+    scene.trigger_file.unlink()
+    scene.feed(6, 7, 8, 9)
+    standby.begin(connections=False)
+    ends_there(standby, scene.stock.rows_at_target)
+
+
 @pytest.mark.faults
 @scenario("primary killed, its last segment copied by hand")
 def test_the_last_segment_of_a_killed_primary_copied_by_hand(scene: Scene) -> None:
@@ -320,6 +340,24 @@ def test_with_a_log_file_of_its_own(scene: Scene, word: str) -> None:
     scene.together(command, 4, word=word)
     standby.until_promoted(scene.stock.rows[4 if word == "smart" else 3], deadline=30)
     assert "pystandby" not in standby.log_text()
+
+
+@scenario("restore_command with %% for %")
+def test_percent_signs(scene: Scene) -> None:
+    """From 16 on a single one that is no placeholder stops the server, in recovery_end_command in the middle of the failover."""
+    archive = scene.folder / "100% %r %f"
+    archive.mkdir(mode=0o700)
+    for name in scene.stock.names[:4]:
+        segments.put(archive, name, (scene.stock.archive / name).read_bytes())
+    seen = scene.folder / "seen"
+    command = scene.restore_command(archive=archive)
+    assert "100%% %%r %%f" in command
+    end = f"date +%%Y >{shell_words(seen)}"
+    standby = scene.standby(restore_command=command, settings={"recovery_end_command": end}).begin()
+    standby.until_waiting(4)
+    scene.trigger("smart")
+    standby.until_promoted(scene.stock.rows[3])
+    assert re.fullmatch(r"\d{4}\n", seen.read_text())
 
 
 @scenario("look-ahead, taken by the shell")

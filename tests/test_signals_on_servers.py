@@ -221,9 +221,8 @@ def test_signals_that_do_nothing(scene: Scene, how: str) -> None:
     standby.assert_not_promoted()
 
 
+@scenario("restore_command changed by a reload")
 def test_a_reload_does_not_disturb(scene: Scene) -> None:
-    if scene.stock.installation.version < 14:
-        pytest.skip("restore_command changes with a restart only")
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
     command = standby.until_waiting(4)

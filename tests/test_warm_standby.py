@@ -101,8 +101,8 @@ def test_without_reading_ahead_the_backups_own_segment_is_enough(scene: Scene) -
     assert standby.rows() == scene.stock.rows[0]
 
 
+@scenario("with recovery_prefetch the server opens one segment later")
 def test_with_reading_ahead_the_server_opens_when_the_segment_after_the_backups_is_there(scene: Scene) -> None:
-    needs_version(scene, 15, "this server does not read ahead")
     scene.feed(0)
     standby = scene.standby().begin(connections=False)
     standby.until_waiting(1)
@@ -541,6 +541,25 @@ def test_a_new_timeline_is_told_of_once_and_waited_on(scene: Scene) -> None:
     standby.until_waiting(following)
     eventually(lambda: standby.rows() in range(scene.stock.rows[3], scene.stock.rows[3] + 52), "it follows", tell=standby.tell)
     assert standby.log_text().count("the archive has gone on to timeline 2") == 1
+
+
+@scenario("the same, recovery_target_timeline not set")
+def test_on_a_new_timeline_a_server_without_recovery_target_timeline(scene: Scene) -> None:
+    """Up to 11 it stays on its own timeline: started again, it stops again, at the same segment, and nothing is lost."""
+    scene.feed(to=3)
+    standby = scene.standby("--on-new-timeline", "stop").begin()
+    standby.until_waiting(4)
+    fail_over_another(scene)
+    assert "exit code 209" in standby.until_down()
+    standby.begin(connections=False)
+    if scene.stock.version < 12:
+        assert "exit code 209" in standby.until_down()
+        standby.assert_not_promoted()
+        standby.reconfigure(LATEST)
+        standby.begin()
+    standby.until_waiting(segments.name(segments.number(scene.stock.names[5]), timeline=2))
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[3] + 51, timeline=3)
 
 
 @scenario("a new timeline in the archive")

@@ -52,6 +52,7 @@ SCENARIOS = (
     Scenario("following a primary at work"),
     Scenario("queries while it waits (hot standby)"),
     Scenario("the last segment is seen before the next one comes"),
+    Scenario("with recovery_prefetch the server opens one segment later", since=15),
     Scenario("smart failover"),
     Scenario("fast failover"),
     Scenario("fast failover in the middle of a catch-up"),
@@ -79,13 +80,17 @@ SCENARIOS = (
     Scenario("recovery_target_lsn"),
     Scenario("recovery_target = immediate"),
     Scenario("a target in the last segment that there is"),
+    Scenario("failover before the target is reached"),
     Scenario("restore_command with exec"),
     Scenario("restore_command with ||"),
     Scenario("restore_command with 2>>log"),
+    Scenario("restore_command with %% for %"),
+    Scenario("restore_command changed by a reload", since=14),
     Scenario("look-ahead, taken by the shell"),
     Scenario("standby mode: streaming, archive, streaming"),
     Scenario("standby mode: --promote"),
     Scenario("a new timeline in the archive"),
+    Scenario("the same, recovery_target_timeline not set"),
 )
 
 NAMES = {one.name: one for one in SCENARIOS}
