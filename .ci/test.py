@@ -70,7 +70,7 @@ def main() -> int:
         if matrix:
             # They wait more than they work, and there are many.
             workers = str(min(8, 2 * (os.cpu_count() or 2)))
-            arguments = [f"--matrix={page}", "-q", *arguments]
+            arguments = [f"--matrix={page}", *arguments]
         ordinary = ["-n", workers, "--dist", "worksteal", "-m", mark + "not root", f"--basetemp={stage}/tmp"]
         status = pytest(stage, prefix, [*ordinary, *arguments])
         if matrix:

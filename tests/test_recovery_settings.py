@@ -153,10 +153,10 @@ TARGETS = ["recovery_target_time", "recovery_target_name", "recovery_target_lsn"
 
 
 def ends_there(standby: Server, rows: int) -> None:
-    """See that recovery has ended by itself, and before anything was waited for."""
+    """See that recovery has ended by itself, without a trigger."""
     standby.until_log("selected new timeline ID: 2")
     standby.until_promoted(rows)
-    assert "recovery ends before" not in standby.log_text()
+    assert "recovery ends before" not in standby.last_log(), standby.tell()
 
 
 @pytest.mark.parametrize("target", [pytest.param(target, marks=scenario(target)) for target in TARGETS])

@@ -131,7 +131,7 @@ def configure(config: pytest.Config) -> None:
     )
     if not config.getoption("matrix") or hasattr(config, "workerinput"):
         return
-    config.pluginmanager.register(_Run(Path(config.getoption("matrix")), config.getoption("without")), "pystandby-matrix")
+    config.pluginmanager.register(Run(Path(config.getoption("matrix")), config.getoption("without")), "pystandby-matrix")
 
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -148,7 +148,8 @@ def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
         server = callspec.params.get("stock") if callspec else None
         if server is None:
             raise pytest.UsageError(f"{item.nodeid} belongs to a scenario, but does not use the fixture scene")
-        if all(NAMES[name].exists_in(version_of(server)) for name in names):
+        # pytest has something else there when all servers are absent.
+        if isinstance(server, str) and all(NAMES[name].exists_in(version_of(server)) for name in names):
             kept.append(item)
             item.user_properties += [("scenario", name) for name in names]
             item.user_properties.append(("server", server))
@@ -165,7 +166,7 @@ class _Cell:
     failed: set[str] = field(default_factory=set)
 
 
-class _Run:
+class Run:
     """The matrix of one run, in the process that starts the workers of pytest-xdist."""
 
     def __init__(self, page: Path, without: list[str]) -> None:
@@ -210,7 +211,7 @@ class _Run:
                     cell.failed.add(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if exitstatus == 0 and self.problems():
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) and self.problems():
             session.exitstatus = 1
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
