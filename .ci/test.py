@@ -66,15 +66,15 @@ def main() -> int:
             prefix = [sys.executable, "-I", str(as_user), user.pw_name, str(stage / "home")]
             print(f"LOG:  the tests run as user {user.pw_name}, in {stage}", flush=True)
         workers = str(min(8, max(2, os.cpu_count() or 2)))
-        page = stage / "compatibility.md"
+        table = stage / "table.md"
         if matrix:
             # They wait more than they work, and there are many.
             workers = str(min(8, 2 * (os.cpu_count() or 2)))
-            arguments = [f"--matrix={page}", *arguments]
+            arguments = [f"--matrix={table}", *arguments]
         ordinary = ["-n", workers, "--dist", "worksteal", "-m", mark + "not root", f"--basetemp={stage}/tmp"]
         status = pytest(stage, prefix, [*ordinary, *arguments])
         if matrix:
-            return take_page(page, check) if status == 0 and page.exists() else status
+            return take_table(table, check) if status == 0 and table.exists() else status
         if not as_root:
             print("WARNING:  the tests marked root were NOT run: they need root", flush=True)
         elif status in (0, NO_TESTS_COLLECTED):
@@ -106,17 +106,21 @@ def pytest_as_root(stage: Path, mark: str, arguments: list[str]) -> int:
     return pytest(stage, [], selection)
 
 
-def take_page(made: Path, check: bool) -> int:
-    """Put the page that a run of the matrix has made into the clone, or only compare; return the exit status."""
-    kept = CLONE / "docs" / "compatibility.md"
-    if made.read_bytes() == kept.read_bytes():
-        print(f"LOG:  {kept} has this table", flush=True)
+def take_table(made: Path, check: bool) -> int:
+    """Put the table that a run of the matrix has made into the clone's page, or only compare; return the exit status."""
+    table = made.read_text()
+    first, last = table.splitlines()[0], table.splitlines()[-1]
+    page = CLONE / "docs" / "compatibility.md"
+    before = page.read_text()
+    after = before.partition(first)[0] + table.rstrip("\n") + before.partition(last)[2]
+    if after == before:
+        print(f"LOG:  {page} has this table", flush=True)
         return 0
     if check:
-        print(f"ERROR:  {kept} has another table\nHINT:  Run make test-matrix and commit what it writes there.", flush=True)
+        print(f"ERROR:  {page} has another table\nHINT:  Run make test-matrix and commit what it writes there.", flush=True)
         return 1
-    kept.write_bytes(made.read_bytes())
-    print(f"LOG:  {kept} is written anew: commit it", flush=True)
+    page.write_text(after)
+    print(f"LOG:  {page} is written anew: commit it", flush=True)
     return 0
 
 

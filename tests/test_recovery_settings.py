@@ -344,7 +344,7 @@ def test_with_a_log_file_of_its_own(scene: Scene, word: str) -> None:
 
 @scenario("restore_command with %% for %")
 def test_percent_signs(scene: Scene) -> None:
-    """From 16 on a single one that is no placeholder stops the server, in recovery_end_command in the middle of the failover."""
+    """What is written so means the same in every version."""
     archive = scene.folder / "100% %r %f"
     archive.mkdir(mode=0o700)
     for name in scene.stock.names[:4]:
@@ -358,6 +358,26 @@ def test_percent_signs(scene: Scene) -> None:
     scene.trigger("smart")
     standby.until_promoted(scene.stock.rows[3])
     assert re.fullmatch(r"\d{4}\n", seen.read_text())
+
+
+@scenario("a single % in recovery_end_command")
+def test_a_single_percent_sign(scene: Scene) -> None:
+    """From 16 on the server stops at it, in the middle of the failover; until then it is passed on."""
+    scene.feed(to=3)
+    seen = scene.folder / "seen"
+    standby = scene.standby(settings={"recovery_end_command": f"date +%Y >{shell_words(seen)}"}).begin()
+    standby.until_waiting(4)
+    scene.trigger("smart")
+    if scene.stock.version < 16:
+        standby.until_promoted(scene.stock.rows[3])
+        assert re.fullmatch(r"\d{4}\n", seen.read_text())
+        return
+    log = standby.until_down()
+    assert 'FATAL:  invalid value for parameter "recovery_end_command"' in log, log
+    # It had been promoted by then; with the command put right, or taken out, it starts and has every row.
+    standby.reconfigure({"recovery_end_command": ""})
+    standby.begin(connections=False)
+    standby.until_promoted(scene.stock.rows[3], timeline=2)
 
 
 @scenario("look-ahead, taken by the shell")

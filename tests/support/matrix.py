@@ -3,11 +3,11 @@
     @scenario("smart failover")                         in a test module: the test belongs to this row of the matrix,
     def test_x(scene: Scene) -> None:                   and runs on those servers only where SCENARIOS says that the row exists
 
-    pytest --matrix PAGE                                only such tests, on every version and not on 16 and 18 alone
-    pytest --matrix PAGE --without 10                   but for this one
+    pytest -m scenario --matrix FILE                    on every version, not on 16 and 18 alone
+    pytest -m scenario --matrix FILE --without 10       but for this one
 
-The run ends with a table. A server that is absent, and a cell without a test, make it fail. PAGE is a copy of
-docs/compatibility.md with this table in it, written when nothing was left out and nothing failed.
+The run ends with a table. A server that is absent, and a cell without a test, make it fail. FILE gets the table as it stands
+in docs/compatibility.md, when nothing was left out and nothing failed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ SCENARIOS = (
     Scenario("restore_command with ||"),
     Scenario("restore_command with 2>>log"),
     Scenario("restore_command with %% for %"),
-    Scenario("restore_command changed by a reload", since=14),
+    Scenario("a single % in recovery_end_command"),
+    Scenario("restore_command changed by a reload"),
     Scenario("look-ahead, taken by the shell"),
     Scenario("standby mode: streaming, archive, streaming"),
     Scenario("standby mode: --promote"),
@@ -120,7 +121,7 @@ def all_servers() -> list[str]:
 def add_options(parser: pytest.Parser) -> None:
     """Options for conftest.py to offer."""
     group = parser.getgroup("matrix", "servers and scenarios")
-    group.addoption("--matrix", metavar="PAGE", help="the tests of a scenario, on every server; write the page with their table")
+    group.addoption("--matrix", metavar="FILE", help="run on every server, and write the table of scenarios")
     group.addoption("--without", metavar="VERSION", action="append", default=[], help="leave this server out of the matrix")
 
 
@@ -169,8 +170,8 @@ class _Cell:
 class Run:
     """The matrix of one run, in the process that starts the workers of pytest-xdist."""
 
-    def __init__(self, page: Path, without: list[str]) -> None:
-        self.page = page
+    def __init__(self, file: Path, without: list[str]) -> None:
+        self.file = file
         self.servers = all_servers()
         self.left_out = [server for server in self.servers if {server, re.sub(r"\D", "", server)} & set(without)]
         unknown = set(without) - set(self.servers) - {re.sub(r"\D", "", server) for server in self.servers}
@@ -225,7 +226,7 @@ class Run:
         if self.left_out:
             write(f"WARNING:  left out as told: {' '.join(self.left_out)}")
         elif not self.problems():
-            self.page.write_text(self.updated(Path(terminalreporter.config.rootpath / COMMITTED_PAGE).read_text()))
+            self.file.write_text("\n".join(self.markdown()) + "\n")
 
     def problems(self) -> list[str]:
         """Why this is not a matrix to be content with."""
@@ -260,15 +261,12 @@ class Run:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
-    def updated(self, page: str) -> str:
-        """The page with this run's table. Without Debian's servers: it would depend on the machine."""
+    def markdown(self) -> list[str]:
+        """The lines of the table for the page. Without Debian's servers: it would depend on the machine."""
         servers = [server for server in self.servers if server.startswith("npm")]
-        lines = [f"| | {' | '.join(self.releases[server] for server in servers)} |", "| --- |" + " ---: |" * len(servers)]
-        lines += [
-            f"| {one.name.replace('|', chr(92) + '|')} | {' | '.join(self.text(one, s) for s in servers)} |" for one in SCENARIOS
-        ]
-        before, _, rest = page.partition(FIRST_LINE)
-        return "\n\n".join([before + FIRST_LINE, "\n".join(lines), LAST_LINE + rest.partition(LAST_LINE)[2]])
+        rows = [["scenario", *(self.releases[server] for server in servers)], ["---", *("---:" for _ in servers)]]
+        rows += [[one.name.replace("|", "\\|"), *(self.text(one, server) for server in servers)] for one in SCENARIOS]
+        return [FIRST_LINE, "", *(f"| {' | '.join(row)} |" for row in rows), "", LAST_LINE]
 
 
 def _version(server: str) -> int:
