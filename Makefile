@@ -4,7 +4,7 @@
 #   make demo ARGS="--fast --seconds 30"      make test PYTESTARGS="-k trigger"      make PYTHON=python3.13 test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults bench lint clean
+.PHONY: help demo test test-matrix test-faults bench lint clean
 
 ARGS ?=
 PYTESTARGS ?=
@@ -15,6 +15,7 @@ help:
 	@echo 'make demo         a primary, a warm standby and a failover on this machine, in half a minute'
 	@echo '                  (ARGS="--fast --seconds N --postgres VERSION|BINDIR --keep")'
 	@echo 'make test         build, install and test the wheel (PYTESTARGS="...")'
+	@echo 'make test-matrix  every scenario on PostgreSQL 10 to 18, and their table in docs/compatibility.md (ARGS="--without VERSION")'
 	@echo 'make test-faults  only the tests that break things on purpose'
 	@echo 'make bench        measure restores, catch-up, reaction: build/benchmarks.md (ARGS="--quick --only PART --help")'
 	@echo 'make lint         ruff, and mypy for Linux and for Windows'
@@ -25,6 +26,9 @@ demo:
 
 test:
 	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py $(PYTESTARGS)
+
+test-matrix:
+	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py --matrix $(ARGS) $(PYTESTARGS)
 
 test-faults:
 	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py --mark faults $(PYTESTARGS)

@@ -1,8 +1,11 @@
-"""Run the tests against the installed wheel: test.py [--mark EXPRESSION] [ARGUMENT OF PYTEST]...
+"""Run the tests against the installed wheel: test.py [--mark EXPRESSION | --matrix [--check]] [ARGUMENT OF PYTEST]...
 
 Run by the environment's own Python. The tests are copied to a folder of their own first: there the clone's `pystandby`
 cannot get in the way of the installed one, and as root the copy can belong to the ordinary user as whom the tests run.
 Tests marked `root` need root; they run in a second pytest, as root, if there are any.
+
+--matrix: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and nothing
+was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,11 @@ def main() -> int:
     if arguments[:1] == ["--mark"]:
         mark = f"({arguments[1]}) and "
         arguments = arguments[2:]
+    matrix = arguments[:1] == ["--matrix"]
+    check = matrix and arguments[1:2] == ["--check"]
+    if matrix:
+        mark = "scenario and "
+        arguments = arguments[2 if check else 1 :]
     as_root = os.geteuid() == 0
     user = ordinary_user() if as_root else None
     os.umask(0o022)
@@ -58,8 +66,15 @@ def main() -> int:
             prefix = [sys.executable, "-I", str(as_user), user.pw_name, str(stage / "home")]
             print(f"LOG:  the tests run as user {user.pw_name}, in {stage}", flush=True)
         workers = str(min(8, max(2, os.cpu_count() or 2)))
+        table = stage / "table.md"
+        if matrix:
+            # They wait more than they work, and there are many.
+            workers = str(min(8, 2 * (os.cpu_count() or 2)))
+            arguments = [f"--matrix={table}", *arguments]
         ordinary = ["-n", workers, "--dist", "worksteal", "-m", mark + "not root", f"--basetemp={stage}/tmp"]
         status = pytest(stage, prefix, [*ordinary, *arguments])
+        if matrix:
+            return take_table(table, check) if status == 0 and table.exists() else status
         if not as_root:
             print("WARNING:  the tests marked root were NOT run: they need root", flush=True)
         elif status in (0, NO_TESTS_COLLECTED):
@@ -89,6 +104,24 @@ def pytest_as_root(stage: Path, mark: str, arguments: list[str]) -> int:
         return 0
     print("LOG:  the tests marked root", flush=True)
     return pytest(stage, [], selection)
+
+
+def take_table(made: Path, check: bool) -> int:
+    """Put the table that a run of the matrix has made into the clone's page, or only compare; return the exit status."""
+    table = made.read_text()
+    first, last = table.splitlines()[0], table.splitlines()[-1]
+    page = CLONE / "docs" / "compatibility.md"
+    before = page.read_text()
+    after = before.partition(first)[0] + table.rstrip("\n") + before.partition(last)[2]
+    if after == before:
+        print(f"LOG:  {page} has this table", flush=True)
+        return 0
+    if check:
+        print(f"ERROR:  {page} has another table\nHINT:  Run make test-matrix and commit what it writes there.", flush=True)
+        return 1
+    page.write_text(after)
+    print(f"LOG:  {page} is written anew: commit it", flush=True)
+    return 0
 
 
 def fill(stage: Path) -> None:

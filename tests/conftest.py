@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import matrix
 from support.command import PYSTANDBY, Standby
 
 import pystandby
@@ -16,10 +17,19 @@ def pytest_report_header() -> str:
     return f"pystandby {pystandby.__version__} in {Path(pystandby.__file__).parent}, run as user {os.geteuid()}"
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    matrix.add_options(parser)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    matrix.choose_tests(config, items)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     installed = Path(pystandby.__file__).resolve()
     if Path(sys.prefix).resolve() not in installed.parents or not PYSTANDBY.exists():
         pytest.exit(f"the installed pystandby is to be tested, not {installed}", returncode=4)
+    matrix.configure(config)
 
 
 @pytest.fixture

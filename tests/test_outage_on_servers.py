@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
+from support.matrix import scenario
 from support.servers import QUICKLY, SLOW, Scene, eventually
 
 pytest_plugins = ["support.servers"]
@@ -58,7 +59,12 @@ def a_link_that_leads_nowhere(scene: Scene) -> Callable[[], None]:
     return back
 
 
-OUTAGES = [move_away, put_a_file_there, shut, a_link_that_leads_nowhere]
+OUTAGES = [
+    pytest.param(move_away, marks=scenario("archive away while it waits")),
+    pytest.param(put_a_file_there),
+    pytest.param(shut),
+    pytest.param(a_link_that_leads_nowhere),
+]
 
 
 def archive_behind(scene: Scene) -> Path:
@@ -93,6 +99,7 @@ def test_away_while_it_waits(scene: Scene, outage: Callable[[Scene], Callable[[]
     standby.until_promoted(scene.stock.rows[7])
 
 
+@scenario("archive away in the middle of a catch-up")
 def test_away_in_the_middle_of_a_catch_up(scene: Scene) -> None:
     """Between two calls: the next one starts without ever having seen the archive."""
     scene.feed(to=7)
@@ -125,6 +132,7 @@ def test_away_several_times(scene: Scene) -> None:
     assert standby.log_text().count(GONE) == 2, standby.tell()
 
 
+@scenario("archive away from before the start")
 def test_away_from_before_the_start(scene: Scene) -> None:
     """Not even the history file that the server asks for first may be said to be absent: it would start on the wrong timeline."""
     scene.feed(to=3)

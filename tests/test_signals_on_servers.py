@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
+from support.matrix import scenario
 from support.servers import SLOW, SOON, Scene, Server, alive, eventually
 
 pytest_plugins = ["support.servers"]
@@ -49,7 +50,7 @@ def comes_back(scene: Scene, standby: Server, replayed: int) -> None:
 # --- the server dies -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("how", [pytest.param("SIGKILL", marks=scenario("startup process killed")), "SIGTERM"])
 def test_the_startup_process_is_killed(scene: Scene, how: str) -> None:
     scene.feed(to=3)
     standby = scene.standby().begin()
@@ -126,6 +127,7 @@ def test_a_trigger_file_does_not_make_an_orphan_do_anything(scene: Scene) -> Non
     comes_back(scene, standby, 3)
 
 
+@scenario("postmaster killed")
 def test_the_postmaster_is_killed(scene: Scene) -> None:
     """As by the kernel when memory runs out. The startup process lives on, and no new server can start, while a command waits."""
     scene.feed(to=3)
@@ -219,9 +221,9 @@ def test_signals_that_do_nothing(scene: Scene, how: str) -> None:
     standby.assert_not_promoted()
 
 
+@scenario("restore_command changed by a reload")
 def test_a_reload_does_not_disturb(scene: Scene) -> None:
-    if scene.stock.installation.version < 14:
-        pytest.skip("restore_command changes with a restart only")
+    """From 14 on the next segment is asked for with the new one; before, a restart it takes."""
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
     command = standby.until_waiting(4)
@@ -230,5 +232,10 @@ def test_a_reload_does_not_disturb(scene: Scene) -> None:
     standby.until_log("received SIGHUP")
     assert standby.commands() == [command]
     scene.feed(4)
-    # From the next segment on it is the new one.
+    if scene.stock.version < 14:
+        standby.until_waiting(5)
+        assert "waits 1 second" not in standby.log_text()
+        standby.assert_not_promoted()
+        standby.stop()
+        standby.begin(connections=False)
     standby.until_promoted(scene.stock.rows[4])

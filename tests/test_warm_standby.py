@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
+from support.matrix import scenario
 from support.servers import MB, QUICKLY, SLOW, SOON, Scene, Server, archive_command, eventually, watches
 
 from pystandby.cluster import StopMode
@@ -43,6 +44,7 @@ def seen_while_waiting(scene: Scene, standby: Server, replayed: int) -> bool:
 # --- restoring -------------------------------------------------------------------------------------------------------
 
 
+@scenario("following a primary at work")
 def test_it_follows_a_primary_at_work(scene: Scene) -> None:
     scene.feed(to=scene.stock.last)
     primary = scene.primary().begin()
@@ -72,7 +74,7 @@ def test_segments_of_the_usual_size(scene16: Scene) -> None:
     standby.until_promoted(scene16.stock.rows[4])
 
 
-@pytest.mark.parametrize("prefetch", ["default", "off"])
+@pytest.mark.parametrize("prefetch", [pytest.param("default", marks=scenario("queries while it waits (hot standby)")), "off"])
 def test_queries_are_answered_while_it_waits(scene: Scene, prefetch: str) -> None:
     settings: dict[str, str | int | bool] = {}
     if prefetch == "off":
@@ -90,6 +92,7 @@ def test_queries_are_answered_while_it_waits(scene: Scene, prefetch: str) -> Non
     assert standby.in_recovery()
 
 
+@scenario("the last segment is seen before the next one comes")
 def test_without_reading_ahead_the_backups_own_segment_is_enough(scene: Scene) -> None:
     prefetch: dict[str, str | int | bool] = {"recovery_prefetch": "off"} if scene.stock.installation.version >= 15 else {}
     scene.feed(0)
@@ -98,8 +101,8 @@ def test_without_reading_ahead_the_backups_own_segment_is_enough(scene: Scene) -
     assert standby.rows() == scene.stock.rows[0]
 
 
+@scenario("with recovery_prefetch the server opens one segment later")
 def test_with_reading_ahead_the_server_opens_when_the_segment_after_the_backups_is_there(scene: Scene) -> None:
-    needs_version(scene, 15, "this server does not read ahead")
     scene.feed(0)
     standby = scene.standby().begin(connections=False)
     standby.until_waiting(1)
@@ -110,6 +113,7 @@ def test_with_reading_ahead_the_server_opens_when_the_segment_after_the_backups_
     assert seen_while_waiting(scene, standby, 1)
 
 
+@scenario("restartpoints, and pruning by %r")
 def test_a_restartpoint_has_old_segments_removed(scene: Scene) -> None:
     scene.feed(to=6)
     standby = scene.standby().begin()
@@ -148,7 +152,7 @@ def test_history_files_are_not_waited_for(scene: Scene) -> None:
 # --- the end of recovery ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("word", ["", "smart", "smart\n"])
+@pytest.mark.parametrize("word", [pytest.param("", marks=scenario("smart failover")), "smart", "smart\n"])
 def test_smart_failover_replays_all_that_the_archive_holds(scene: Scene, word: str) -> None:
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
@@ -159,6 +163,7 @@ def test_smart_failover_replays_all_that_the_archive_holds(scene: Scene, word: s
     assert scene.trigger_file.read_text() == word
 
 
+@scenario("smart failover")
 def test_smart_failover_with_nothing_more_in_the_archive(scene: Scene) -> None:
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
@@ -186,6 +191,7 @@ def test_smart_failover_replays_the_segment_that_a_crashed_primary_left(scene: S
     assert abs(rows - expected) < (scene.stock.rows[4] - scene.stock.rows[3]) // 10, (rows, expected)
 
 
+@scenario("fast failover")
 def test_fast_failover_leaves_later_segments_alone(scene: Scene) -> None:
     """PostgreSQL 15 and later ask for the refused segment a second time: with pg_standby they got it, and all after it."""
     scene.feed(to=3)
@@ -199,7 +205,7 @@ def test_fast_failover_leaves_later_segments_alone(scene: Scene) -> None:
     assert scene.trigger_file.read_text() == ""
 
 
-@pytest.mark.parametrize("moment", [2, 5, 8])
+@pytest.mark.parametrize("moment", [2, pytest.param(5, marks=scenario("fast failover in the middle of a catch-up")), 8])
 def test_fast_failover_in_the_middle_of_a_catch_up(scene: Scene, moment: int) -> None:
     scene.feed(to=scene.stock.last)
     standby = scene.standby("-s", SLOW).begin(connections=False)
@@ -214,6 +220,7 @@ def test_fast_failover_in_the_middle_of_a_catch_up(scene: Scene, moment: int) ->
     standby.until_promoted(scene.stock.rows[refused - 1])
 
 
+@scenario("MAXWAITTIME")
 def test_maxwaittime_is_waited_for_once(scene: Scene) -> None:
     scene.feed(to=3)
     standby = scene.standby("-w", "2").begin()
@@ -237,6 +244,7 @@ def test_sigusr1_is_a_fast_failover(scene: Scene) -> None:
     assert "SIGUSR1" in standby.log_text()
 
 
+@scenario("SIGUSR1")
 def test_sigusr1_leaves_later_segments_alone(scene: Scene) -> None:
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
@@ -258,6 +266,7 @@ def test_sigusr1_reaches_a_command_that_was_stopped(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("word", ["smart", "fast"])
+@scenario("recovery_end_command")
 def test_recovery_end_command_finds_the_trigger_file_and_removes_it(scene: Scene, word: str) -> None:
     scene.feed(to=3)
     seen = scene.folder / "seen"
@@ -270,11 +279,15 @@ def test_recovery_end_command_finds_the_trigger_file_and_removes_it(scene: Scene
     assert seen.read_text() == ("smart" if word == "smart" else "")
 
 
-@pytest.mark.parametrize("way", ["pg_ctl promote", "pg_promote()"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("pg_ctl promote", marks=scenario("pg_ctl promote")),
+        pytest.param("pg_promote()", marks=scenario("pg_promote()")),
+    ],
+)
 def test_promotion_by_the_servers_own_means_is_a_smart_failover(scene: Scene, way: str) -> None:
     """In recovery mode the server does not look at it while a restore_command waits: with pg_standby it did nothing."""
-    if way == "pg_promote()":
-        needs_version(scene, 12, "there is no pg_promote()")
     scene.feed(to=3)
     standby = scene.standby("-s", SLOW).begin()
     command = standby.until_waiting(4)
@@ -318,7 +331,15 @@ def test_a_trigger_file_with_invalid_content_is_ignored(scene: Scene) -> None:
 # --- stopping and starting again -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "before"), [("smart", ""), ("fast", ""), ("immediate", ""), ("fast", "exec ")])
+@pytest.mark.parametrize(
+    ("mode", "before"),
+    [
+        pytest.param("smart", "", marks=scenario("stop -m smart", "a waiting standby is started again")),
+        pytest.param("fast", "", marks=scenario("stop -m fast", "a waiting standby is started again")),
+        pytest.param("immediate", "", marks=scenario("stop -m immediate", "a waiting standby is started again")),
+        pytest.param("fast", "exec ", marks=scenario("stop -m fast", "restore_command with exec")),
+    ],
+)
 def test_a_waiting_standby_is_stopped_and_started_again(scene: Scene, mode: StopMode, before: str) -> None:
     """With ``exec`` the command is the startup process's own child; without, there is a shell between them."""
     scene.feed(to=3)
@@ -430,7 +451,7 @@ def test_a_fast_trigger_file_left_over_loses_nothing(scene: Scene) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kept", [8192, MB // 2, MB // 2 + 777, MB - 8192])
+@pytest.mark.parametrize("kept", [8192, MB // 2, pytest.param(MB // 2 + 777, marks=scenario("torn segment")), MB - 8192])
 def test_a_torn_segment_is_waited_for(scene: Scene, kept: int) -> None:
     """Of the full size, the rest zeros: with cp and with pg_standby the server promotes itself, and loses all after it."""
     scene.feed(to=3)
@@ -522,6 +543,26 @@ def test_a_new_timeline_is_told_of_once_and_waited_on(scene: Scene) -> None:
     assert standby.log_text().count("the archive has gone on to timeline 2") == 1
 
 
+@scenario("the same, recovery_target_timeline not set")
+def test_on_a_new_timeline_a_server_without_recovery_target_timeline(scene: Scene) -> None:
+    """Up to 11 it stays on its own timeline: started again, it stops again, at the same segment, and nothing is lost."""
+    scene.feed(to=3)
+    standby = scene.standby("--on-new-timeline", "stop").begin()
+    standby.until_waiting(4)
+    fail_over_another(scene)
+    assert "exit code 209" in standby.until_down()
+    standby.begin(connections=False)
+    if scene.stock.version < 12:
+        assert "exit code 209" in standby.until_down()
+        standby.assert_not_promoted()
+        standby.reconfigure(LATEST)
+        standby.begin()
+    standby.until_waiting(segments.name(segments.number(scene.stock.names[5]), timeline=2))
+    scene.trigger()
+    standby.until_promoted(scene.stock.rows[3] + 51, timeline=3)
+
+
+@scenario("a new timeline in the archive")
 def test_on_a_new_timeline_it_stops_and_the_next_start_follows(scene: Scene) -> None:
     """What a service manager's Restart=on-failure makes of it: a standby that follows every failover by itself."""
     scene.feed(to=3)
@@ -544,6 +585,7 @@ def streaming(standby: Server) -> bool:
     return standby.sql("SELECT status FROM pg_stat_wal_receiver") == [("streaming",)]
 
 
+@scenario("standby mode: streaming, archive, streaming")
 def test_in_standby_mode_streaming_starts(scene: Scene) -> None:
     """A command that waited would keep it from that."""
     scene.feed(to=scene.stock.last)
@@ -585,6 +627,7 @@ def test_in_standby_mode_a_trigger_file_alone_does_nothing(scene: Scene, word: s
     assert scene.trigger_file.read_text() == word
 
 
+@scenario("standby mode: --promote")
 def test_in_standby_mode_with_promote_a_smart_trigger_promotes(scene: Scene) -> None:
     scene.feed(to=3)
     standby = scene.standby("--promote", standby_mode=True, settings=QUICKLY).begin()

