@@ -1,12 +1,12 @@
 """The child that looks ahead: keeps the spool filled while the server replays, and prunes the archive meanwhile.
 
-Lives at most as long as the startup process that its maker served; says nothing, because nobody waits for it.
+Lives at most as long as the startup process that its maker served. What it has to say is said by the next call.
 """
 
 import os
 import time
 
-from pystandby import fetch, osdep, prune, spool, timelines, trigger, wal
+from pystandby import fetch, osdep, prune, say, spool, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.asker import Asker
 from pystandby.exits import SERVER_GONE, StandbyError
@@ -23,6 +23,9 @@ _IDLE = 30.0
 _REVIEW = 1.0
 """Seconds between two looks at whether the archive still holds what was spooled, and at the restart point."""
 
+_MOST_MESSAGES = 100
+"""Messages left for the next call by one removal of old segments: with -d there is one for each, and the warning comes last."""
+
 _REDO_HAS_BEGUN = 4
 """Moves of the server after which it must have: before, it asks for the segments of the checkpoint and of its redo pointer."""
 
@@ -30,9 +33,9 @@ _ROOM_LEFT = 1 << 30
 """Bytes that the spool leaves free on the file system of pg_wal; with small segments, sixteen of them."""
 
 
-def start(options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
-    """Start the child; it goes at once if another is there. ``options`` are those of the restore just done. Raises OSError."""
-    osdep.fork(_Child(options, asker, memory, segment_size).run)
+def run(options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
+    """Be the child, to its end; at once if another is there. ``options`` are those of the restore just done."""
+    _Child(options, asker, memory, segment_size).run()
 
 
 class _Child:
@@ -205,8 +208,14 @@ class _Child:
         restart = self.options.restartwalfile
         # Before its redo has begun, a server's pg_control may still be that of the end of a base backup: too late a point.
         if restart is not None and (self.advanced > _REDO_HAS_BEGUN or restart != wal.NO_RESTART_POINT):
-            restart = self.asker.restart_segment(self.segment_size) or restart
+            newer = self.asker.restart_segment(self.segment_size)
+            if newer is not None and newer[8:] > restart[8:]:
+                restart = newer
         oldest = prune.cutoff(self.position, restart, self.options.keep, self.segment_size)
         if oldest is not None and oldest != self.pruned:
             self.pruned = oldest
+            say.deferred = []
             prune.prune(self.options.archivelocation, oldest)
+            if say.deferred:
+                self.memory.leave_untold(say.deferred[-_MOST_MESSAGES:])
+            self.memory.note_pruned(self.options.archivelocation, oldest)

@@ -5,6 +5,7 @@
     pg_wal/.pystandby/follows   the server process, and the newest timeline of which it was told that a segment is absent
     pg_wal/.pystandby/rests     the server process, an unfinished segment, what its file looks like, and since when it does
     pg_wal/.pystandby/stopped   for all server processes: the new timelines because of which one was stopped
+    pg_wal/.pystandby/untold    the server process, and what the child that looks ahead has to say: the next call says it
     pg_wal/.pystandby/pruned    the archive's path, the server process, and the oldest segment that was left when it was pruned
     pg_wal/.pystandby/archive   for all server processes: the archive's path, and the folder found there at the last delivery
 
@@ -93,6 +94,23 @@ class Memory:
         """Whether no server process has been stopped for this yet, noting that one now is; False where that fails, too."""
         stopped = self._read("stopped", str)
         return key not in stopped and self._write("stopped", [*stopped, key], str)
+
+    def leave_untold(self, messages: "list[tuple[str, str, str, str]]") -> None:
+        """Leave messages (level, message, detail, hint) for the next call to say."""
+        lines = [part.replace("\n", "\\n") for message in messages for part in message]
+        self._write("untold", [*self._read("untold", self._identity), *lines], self._identity)
+
+    def untold(self) -> "list[tuple[str, str, str, str]]":
+        """The messages that leave_untold() was given since the last time this was asked."""
+        lines = self._read("untold", self._identity)
+        if not lines:
+            return []
+        try:
+            os.unlink(os.path.join(self._folder, "untold"))
+        except OSError:
+            # They would be said again at every call.
+            return []
+        return list(zip(lines[::4], lines[1::4], lines[2::4], lines[3::4], strict=False))
 
     def archive(self, path: str) -> str:
         """What note_archive() was last told of the folder at a path; empty if nothing."""

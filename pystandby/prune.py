@@ -3,6 +3,7 @@
 import os
 
 from pystandby import say, wal
+from pystandby.memory import FOLDER
 
 
 def cutoff(asked: str, restart: "str | None", keep: int, segment_size: int) -> "str | None":
@@ -54,8 +55,12 @@ def cleanable(names: "list[str]", oldest_kept: str, extension: str = "", backups
 def prune(directory: str, oldest_kept: str) -> int:
     """Remove what is older than ``oldest_kept`` from an archive, and return how many segments that were.
 
+    Nothing where other standbys have left their restart points (readers.py): "pystandby archive-cleanup" counts them all.
     Raises nothing: the segment is delivered, and a full archive is no reason to take that back.
     """
+    if os.path.isdir(os.path.join(directory, FOLDER, "readers")):
+        say.debug(f'old segments are left in archive "{directory}": other standbys read it too')
+        return 0
     try:
         names = os.listdir(directory)
     except OSError as failure:

@@ -253,7 +253,7 @@ class _Restore:
 
     def _end_look_ahead(self) -> None:
         """See to it that nothing after the end of recovery can be taken out of the spool any more."""
-        if self.looks_ahead and os.path.isdir(self.spool):
+        if self.looks_ahead and os.path.exists(os.path.join(self.spool, "lock")):
             from pystandby import spool
 
             spool.end(self.spool)
@@ -274,7 +274,7 @@ class _Restore:
 
     def _spooled(self) -> "Found | None":
         """The segment out of the spool; one look at the disk where it is not there."""
-        if not self.looks_ahead or not os.path.isdir(self.spool):
+        if not self.looks_ahead or not os.path.exists(os.path.join(self.spool, "lock")):
             return None
         from pystandby import spool
 
@@ -493,44 +493,52 @@ class _Restore:
         """What is done once the file is where the server wants it: nothing that it would have to wait for long."""
         if self.memory is not None and found.folder and found.folder != self.known_folder:
             self.memory.note_archive(self.options.archivelocation, found.folder)
+        if self.memory is not None and (self.options.restartwalfile is not None or self.options.keep):
+            say.again(self.memory.untold())
         if self.looks_ahead or self.options.restartwalfile is not None or self.options.keep:
             child = self.waiter.patiently(lambda: self._see_to_archive(found), self.options.sleep, self._hurry)
             if child:
-                from pystandby import ahead
+                osdep.fork(lambda: self._look_ahead(found.segment_size))
 
-                assert self.memory is not None
-                ahead.start(self.options, self.asker, self.memory, found.segment_size)
+    def _look_ahead(self, segment_size: int) -> None:
+        from pystandby import ahead
+
+        assert self.memory is not None
+        ahead.run(self.options, self.asker, self.memory, segment_size)
 
     def _hurry(self, long: bool) -> None:
         if long:
             raise TimeoutError(f'archive "{self.options.archivelocation}" does not answer')
 
     def _see_to_archive(self, found: Found) -> bool:
-        """Remove what is no longer needed; whether a child is to be started that looks ahead, and sees to that from then on."""
+        """Whether a child is to be started that looks ahead and removes what is no longer needed; without one, remove it here."""
         following = wal.neighbour(self.name, 1, found.segment_size) if self.looks_ahead else None
-        if following is None or not self.fetcher.archive.holds(following):
-            self._prune(found)
-            return False
-        from pystandby import spool
+        oldest = self._oldest_kept(found)
+        if self.looks_ahead and (oldest is not None or (following is not None and self.fetcher.archive.holds(following))):
+            from pystandby import spool
 
-        if not spool.note_position(self.spool, self.name):
-            return False
-        self._prune(found)
-        return True
+            # The server waits for us, and would wait for a listing of a hundred thousand files.
+            if spool.note_position(self.spool, self.name):
+                return True
+        if oldest is not None:
+            from pystandby import prune
 
-    def _prune(self, found: Found) -> None:
-        """Remove from the archive what no restart can need any more."""
+            prune.prune(self.options.archivelocation, oldest)
+            if self.memory is not None:
+                self.memory.note_pruned(self.options.archivelocation, oldest)
+        return False
+
+    def _oldest_kept(self, found: Found) -> "str | None":
+        """The oldest segment that a restart may need; None where nothing is to be removed, or that has been done."""
         options = self.options
         if not self.is_segment or (options.restartwalfile is None and not options.keep) or self.asker.kind == PG_REWIND:
-            return
+            return None
         from pystandby import prune
 
         oldest = prune.cutoff(self.name, options.restartwalfile, options.keep, found.segment_size)
-        if oldest is None or (self.memory is not None and self.memory.pruned(options.archivelocation) == oldest):
-            return
-        prune.prune(options.archivelocation, oldest)
-        if self.memory is not None:
-            self.memory.note_pruned(options.archivelocation, oldest)
+        if oldest is not None and self.memory is not None and self.memory.pruned(options.archivelocation) == oldest:
+            return None
+        return oldest
 
     def _failed(self, found: Found) -> "int | None":
         """A copy failed: try again after 1, 2, 3... times SLEEPTIME, MAXRETRIES times."""

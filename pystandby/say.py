@@ -9,6 +9,9 @@ import time
 debugging = False
 """Whether debug() writes; set by -d."""
 
+deferred: "list[tuple[str, str, str, str]] | None" = None
+"""Where set, what is said is collected here: level, message, detail, hint. For a child whose stderr nobody reads any more."""
+
 _on_terminal: "bool | None" = None
 
 
@@ -33,6 +36,12 @@ def error(message: str, detail: str = "", hint: str = "") -> None:
     _write("ERROR", message, detail, hint)
 
 
+def again(messages: "list[tuple[str, str, str, str]]") -> None:
+    """Write what another process had ``deferred``."""
+    for message in messages:
+        _write(*message)
+
+
 def reason(failure: OSError) -> str:
     """What the operating system says of a failure, without the path and number that str() adds."""
     return failure.strerror or str(failure)
@@ -40,6 +49,9 @@ def reason(failure: OSError) -> str:
 
 def _write(level: str, message: str, detail: str, hint: str) -> None:
     global _on_terminal
+    if deferred is not None:
+        deferred.append((level, message, detail, hint))
+        return
     try:
         if _on_terminal is None:
             _on_terminal = os.isatty(2)

@@ -32,7 +32,7 @@ DEFAULTS: dict[str, object] = {
     "wait": "auto",
     "verify": "auto",
     "stable": None,
-    "look_ahead": 0,
+    "look_ahead": 8,
     "on_failure": "abort",
     "on_new_timeline": "wait",
     "promote": False,

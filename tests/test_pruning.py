@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import segments
-from support.command import DataDirectory, Result, Standby, run
+from support.command import (
+    RECOVERYXLOG,
+    Argument,
+    DataDirectory,
+    Result,
+    Standby,
+    StartupProcess,
+    command_line,
+    run,
+    session,
+    wait_until,
+)
 
 from pystandby import prune, wal
 
@@ -28,6 +39,38 @@ NO_SEGMENTS = [
     "README",
 ]
 """None of them is exactly 24 upper-case hex digits; all of them sort before what is asked for."""
+
+
+class Asked(Standby):
+    """A standby whose every call is one of a server that lives on until the child, which does the removing, has ended."""
+
+    def ask(self, name: str, *options: Argument, restart: str | None = None, to: Argument = RECOVERYXLOG) -> Result:
+        words = self.command(name, *options, restart=restart, to=to)
+        with self.server() as server:
+            result = self._ask(server, words)
+            if result.status == 0 and self.restored.exists():
+                # What the child had to say is said by the server's next call.
+                self.restored.unlink()
+                again = self._ask(server, words)
+                assert again.status == 0, again
+                result = Result(0, result.stdout + again.stdout, result.stderr + again.stderr)
+        return result
+
+    @staticmethod
+    def _ask(server: StartupProcess, words: list[Argument]) -> Result:
+        result = server.run(*words)
+        wait_until(lambda: not any(b"pystandby" in command_line(pid) for pid in session(server.pid)), "the child has ended")
+        return result
+
+
+@pytest.fixture(params=["by the call", "by the child"])
+def standby(request: pytest.FixtureRequest, tmp_path: Path) -> Standby:
+    if request.param == "by the child":
+        return Asked(tmp_path)
+    # Whoever looks ahead leaves removing to the child.
+    alone = Standby(tmp_path)
+    alone.options = ["--look-ahead", "0"]
+    return alone
 
 
 class Pruned:
@@ -130,8 +173,9 @@ def test_restartwalfile_is_the_segment_itself(standby: Standby) -> None:
 def test_across_the_log_number(standby: Standby) -> None:
     for size in (MB, 16 * MB):
         per_log = (1 << 32) // size
-        folder = standby.folder / str(size)
-        archive = Pruned(Standby(folder), names(per_log - 3, per_log + 3, size=size), segments.name(per_log + 2, size=size), size)
+        alike = type(standby)(standby.folder / str(size))
+        alike.options = standby.options
+        archive = Pruned(alike, names(per_log - 3, per_log + 3, size=size), segments.name(per_log + 2, size=size), size)
         assert archive.by(restart=segments.name(per_log, size=size)) == set(names(per_log - 3, per_log - 1, size=size))
 
 
@@ -254,6 +298,14 @@ def test_a_link_is_removed_and_not_what_it_leads_to(standby: Standby) -> None:
     archive = Pruned(standby, [], segments.name(10))
     assert archive.by(restart=segments.name(7)) == {segments.name(3)}
     assert target.read_bytes() == b"somebody's"
+
+
+def test_an_archive_that_other_standbys_read_is_left_alone(standby: Standby) -> None:
+    archive = Pruned(standby, names(0, 9), segments.name(10))
+    other = run("archive-cleanup", "--reader", "other", standby.archive, segments.name(2), cwd=standby.folder)
+    assert other == (0, "", "")
+    assert standby.archived() == sorted([".pystandby", *names(2, 10)])
+    assert archive.by(restart=segments.name(7)) == set(names(0, 1))
 
 
 # Who asks -------------------------------------------------------------------------------------------------------------

@@ -397,6 +397,7 @@ class Standby:
         self.restored = self.data.restored
         self.trigger = folder / "trigger" / "failover"
         self.trigger.parent.mkdir(mode=0o700)
+        self.options: list[Argument] = []
 
     def put(self, name: str, content: bytes | None = None) -> bytes:
         """Put a file into the archive, by default a full segment of that name; return its content."""
@@ -411,7 +412,7 @@ class Standby:
 
     def command(self, name: str, *options: Argument, restart: str | None = None, to: Argument = RECOVERYXLOG) -> list[Argument]:
         """The words of restore_command = 'pystandby OPTIONS ARCHIVE %f %p %r'."""
-        return [*options, self.archive, name, to, *([] if restart is None else [restart])]
+        return [*self.options, *options, self.archive, name, to, *([] if restart is None else [restart])]
 
     def ask(self, name: str, *options: Argument, restart: str | None = None, to: Argument = RECOVERYXLOG) -> Result:
         """Ask for a file as the server does, and wait for the answer."""
