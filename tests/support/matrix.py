@@ -51,6 +51,7 @@ SCENARIOS = (
     Scenario("recovery.conf, standby_mode = on", until=11),
     Scenario("recovery.signal", since=12),
     Scenario("standby.signal", since=12),
+    Scenario("the samples in contrib/linux"),
     Scenario("following a primary at work"),
     Scenario("queries while it waits (hot standby)"),
     Scenario("the last segment is seen before the next one comes"),
