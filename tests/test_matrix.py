@@ -147,4 +147,5 @@ def test_an_absent_server_is_a_failure(tmp_path: Path) -> None:
     assert "npm10 is absent" not in answer.stdout
     assert re.search(r"^smart failover +left out +ABSENT", answer.stdout, re.MULTILINE), answer.stdout
     assert "left out as told: npm10" in answer.stdout
+    assert not re.search(r"\d (passed|failed|skipped)", answer.stdout), answer.stdout
     assert not table.exists()

