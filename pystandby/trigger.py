@@ -99,6 +99,33 @@ def empty(path: str, found: Trigger) -> bool:
     return True
 
 
+def make(path: str, word: str, owner: "tuple[int, int] | None" = None) -> None:
+    """Make a trigger file that says ``word``, whole at once, over one that is there. Raises OSError, and leaves nothing then.
+
+    ``owner`` is the user and group that it is to belong to, None for our own. Everybody may read it: there is no secret in it,
+    and a server that cannot is not promoted.
+    """
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    # Not through a link that somebody has put there.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            os.write(descriptor, f"{word}\n".encode())
+            os.chmod(temporary, 0o644)
+            if owner is not None:
+                osdep.give(temporary, *owner)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
 def remove(path: str, trusted: bool) -> Trigger:
     """Remove a trigger file that may be obeyed. Returns ``problem`` and ``hint`` where it stays, neither if there is none now.
 
