@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -129,11 +130,21 @@ def test_usage_error(standby: Standby, words: list[str]) -> None:
 
 
 @pytest.mark.root
-def test_made_by_root_it_is_the_servers(tmp_path: Path) -> None:
+def test_made_by_root_it_is_the_servers() -> None:
     """Whose folder it is, so that a fast one can be emptied, and the server's own recovery_end_command can remove it."""
     assert os.geteuid() == 0
-    folder = tmp_path / "triggers"
-    folder.mkdir()
+    with tempfile.TemporaryDirectory(prefix="psb-", dir="/tmp") as name:
+        made_by_root(Path(name))
+
+
+def made_by_root(folder: Path) -> None:
+    # Where the server cannot get at it, it is refused.
+    folder.chmod(0o700)
+    closed = folder / "triggers"
+    closed.mkdir()
+    os.chown(closed, 12345, 23456)
+    assert refused(pull("fast", "-t", closed / "failover"), "could not be read: Permission denied")
+    assert os.listdir(closed) == []
     os.chown(folder, 12345, 23456)
     assert pull("fast", "-t", folder / "failover").status == 0
     status = (folder / "failover").stat()
