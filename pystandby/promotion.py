@@ -120,6 +120,8 @@ class Request:
         found = self.look()
         if found.problem:
             self.show(f'trigger file "{self.path}" {found.problem}: it is ignored')
+        elif self.server is not None and found.is_left_over(self.server.told_at()):
+            self.show(f'trigger file "{self.path}" is older than {self.server.recovery_file()}: it is ignored')
         elif found.word is None:
             self.show(f'there is no trigger file "{self.path}"')
         else:

@@ -44,6 +44,13 @@ class Server:
         """The name of the file that keeps it in recovery; empty where there is none, so that it takes writes when it runs."""
         return next((name for name in asker.RECOVERY_FILES if os.path.exists(self.path(name))), "")
 
+    def told_at(self) -> "float | None":
+        """When it was told to recover, as Asker.told_at(); None where it was not."""
+        try:
+            return os.stat(self.path(self.recovery_file())).st_mtime if self.recovery_file() else None
+        except OSError:
+            return None
+
     def is_standby_mode(self) -> bool:
         """Whether it retries by itself what its restore_command has not got."""
         return self.recovery_file() == "standby.signal" or self._from_recovery_conf("standby_mode") in ("on", "true", "yes", "1")

@@ -14,6 +14,9 @@ from pystandby import osdep, say
 SMART = "smart"
 FAST = "fast"
 
+_MADE_TOGETHER = 10.0
+"""Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
+
 _MOMENT = 0.01
 """How long, in seconds, a file may be empty because the shell that made it has not written its word yet."""
 
@@ -39,6 +42,15 @@ class Trigger:
         self.hint = hint
         self.identity = identity
         self.changed = changed
+
+    def is_left_over(self, told: "float | None") -> bool:
+        """Whether it is an earlier failover's: older than ``told``, when the server was told to recover (Asker.told_at()).
+
+        A time in the future says nothing: a clock was wrong, and the trigger file may be a new one.
+        """
+        if told is None or self.changed is None:
+            return False
+        return self.changed + _MADE_TOGETHER < told <= time.time()
 
 
 def look(path: str, trusted: bool) -> Trigger:

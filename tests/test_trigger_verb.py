@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import segments
+from support import injected, segments
 from support.command import PYSTANDBY, Argument, Result, Standby, environment, run, start
 from support.servers import Scene, Server, eventually
 
@@ -177,6 +177,20 @@ def test_a_server_that_does_not_run(standby: Standby) -> None:
     shown = pull("show", "-t", standby.trigger, "--pgdata", standby.data.path)
     assert shown.status == 0
     assert "the server is not running" in shown.stdout
+
+
+def test_show_of_one_that_an_earlier_failover_left(standby: Standby) -> None:
+    standby.pull_trigger("fast")
+    os.utime(standby.trigger, (1, 1))
+    told = standby.trigger.stat().st_ctime + 60
+    # Changed times cannot be set back: let the server be told later, and the clock go past that.
+    os.utime(standby.data.path / "recovery.signal", (told, told))
+    shown = pull("show", "-t", standby.trigger, "--pgdata", standby.data.path)
+    assert "says fast" in shown.stdout
+    program = injected.program(standby.folder, "_time = time.time\ntime.time = lambda: _time() + 120")
+    shown = run("trigger", "show", "-t", standby.trigger, "--pgdata", standby.data.path, program=program)
+    assert shown.status == 0
+    assert f'trigger file "{standby.trigger}" is older than recovery.signal: it is ignored' in shown.stdout
 
 
 def _dead() -> int:
