@@ -18,6 +18,10 @@ _WAL_FOLDERS = ("pg_wal", "pg_xlog")
 _REACHED = {1002: (56, 136), 1100: (48, 128), 1201: (48, 136), 1300: (48, 136), 1800: (48, 136)}
 """By pg_control_version, of 10 to 18: where pg_control has checkPointCopy.ThisTimeLineID, and minRecoveryPoint before its own."""
 
+RECOVERY_FILES = ("recovery.signal", "standby.signal", "recovery.conf")
+"""What puts a server into recovery: it removes or renames these before it takes writes, and before it runs recovery_end_command
+(StartupXLOG() in src/backend/access/transam/xlog.c, exitArchiveRecovery() up to 14)."""
+
 
 class Asker:
     """Who asks for ``name`` to be put at ``destination``. Looks once; alive() looks again.
@@ -69,7 +73,7 @@ class Asker:
             if version is not None:
                 self.kind = PG_REWIND
                 self.data_directory = parent
-        self.server_version = _version_number(version)
+        self.server_version = version_number(version)
 
     def alive(self) -> None:
         """Return while the server that asked is there and running; for others always.
@@ -127,12 +131,12 @@ class Asker:
 
     def has_recovered(self) -> bool:
         """Whether the server is past its recovery: it removes what asked for it before it reads its old timeline's history."""
-        asked = ("recovery.signal", "standby.signal", "recovery.conf")
-        return self.kind == SERVER and self.data_directory is not None and not any(os.path.exists(self._path(n)) for n in asked)
+        is_server = self.kind == SERVER and self.data_directory is not None
+        return is_server and not any(os.path.exists(self._path(name)) for name in RECOVERY_FILES)
 
     def told_at(self) -> "float | None":
         """When the server was told to recover, by the modification time of the file that says so; None if that is not known."""
-        for name in ("standby.signal", "recovery.signal", "recovery.conf"):
+        for name in RECOVERY_FILES:
             try:
                 return os.stat(self._path(name)).st_mtime
             except OSError:
@@ -212,7 +216,7 @@ class Asker:
         return content.splitlines() if content else []
 
 
-def _version_number(content: "bytes | None") -> "int | None":
+def version_number(content: "bytes | None") -> "int | None":
     """PG_VERSION as a number; None where it is not one."""
     major, _, minor = (content or b"").strip().partition(b".")
     if not major.isdigit():

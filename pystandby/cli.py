@@ -52,7 +52,8 @@ class _Word(_ParameterType):
         if value == "":
             self.fail(f"{what} must not be empty", param, ctx)
         if self.words and value not in self.words:
-            self.fail(f'invalid value "{value}" for option {what}: it must be one of {", ".join(self.words)}', param, ctx)
+            kind = "option " if isinstance(param, click.Option) else ""
+            self.fail(f'invalid value "{value}" for {kind}{what}: it must be one of {", ".join(self.words)}', param, ctx)
         return str(value)
 
 
@@ -92,6 +93,7 @@ def help_text() -> str:
         "  pystandby archive [OPTION]... ARCHIVE... %p %f",
         "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
         "  pystandby recovery-end [OPTION]...",
+        "  pystandby trigger [OPTION]... smart|fast|cancel|show",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -320,11 +322,65 @@ def archive_cleanup(
     return cleanup.clean_up(request, click.echo)
 
 
+@click.command(
+    "trigger",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+smart: replay all that the archive holds, then take writes; fast: take writes now, leave the rest;
+cancel: take a trigger back; show: say what the trigger file says, and where the server is.
+With --pgdata, trigger file and archive are those of the server's restore_command. For example:
+  pystandby trigger smart --pgdata /var/lib/postgresql/15/main --wait 60
+
+Exit status: 0, done; 1, not done, or the server does not take writes in time, with the reason;
+200 and above, an error.""",
+)
+@_trigger_option
+@click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", help="the standby's data directory: refuse what would do nothing")
+@click.option("--archive", type=_Word(()), metavar="ARCHIVE", help="the archive to look into, with --pgdata")
+@click.option(
+    "--wait",
+    type=_Number(1, NO_LIMIT),
+    metavar="SECONDS",
+    help="wait this long for the server to take writes, then run CHECKPOINT on it; with --pgdata",
+)
+@click.option(
+    "-U", "--username", type=_Word(()), default="postgres", metavar="NAME", help="the superuser to ask it as (postgres)"
+)
+@_trust_option
+@click.argument("word", type=_Word(("smart", "fast", "cancel", "show")), metavar="smart|fast|cancel|show")
+def trigger(
+    trigger: "str | None",
+    pgdata: "str | None",
+    archive: "str | None",
+    wait: "int | None",
+    username: str,
+    trust_trigger: bool,
+    word: str,
+) -> int:
+    """pystandby trigger makes, removes or shows the trigger file of a standby, and waits until it takes writes."""
+    from pystandby.promotion import Request
+
+    if wait is not None and (pgdata is None or word in ("cancel", "show")):
+        raise click.UsageError("--wait goes with smart or fast, and with --pgdata")
+    request = Request(trigger, pgdata, archive, trust_trigger, username, click.echo)
+    if word == "cancel":
+        request.cancel()
+    elif word == "show":
+        request.tell()
+    else:
+        request.pull(word)
+        if wait is not None:
+            request.wait(wait)
+    return 0
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
     "demo": demo,
     "recovery-end": recovery_end,
+    "trigger": trigger,
 }
 
 

@@ -435,10 +435,12 @@ def pg_ctl_command(installation: Installation, data_directory: Path, action: str
     return [str(installation.program("pg_ctl")), "-D", str(data_directory), action, *extra]
 
 
-def psql_command(psql: Path, socket_directory: Path, port: int, database: str, statements: Sequence[str]) -> list[str]:
+def psql_command(
+    psql: Path, socket_directory: Path, port: int, database: str, statements: Sequence[str], user: str = SUPERUSER
+) -> list[str]:
     """Return the psql command line that runs statements, each in its own transaction, and prints bare values."""
     command = [str(psql), "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1"]
-    command += ["-h", str(socket_directory), "-p", str(port), "-U", SUPERUSER, "-d", database]
+    command += ["-h", str(socket_directory), "-p", str(port), "-U", user, "-d", database]
     for statement in statements:
         command += ["-c", statement]
     return command

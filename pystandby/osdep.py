@@ -174,6 +174,21 @@ if sys.platform == "win32":
         """Files have no numeric owner on Windows: as stat() says there."""
         return 0
 
+    def give(path: str, user: int, group: int) -> None:
+        """Files have no numeric owner on Windows."""
+
+    class ActingAs:
+        """Nothing to become: see own_user()."""
+
+        def __init__(self, user: int) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Windows has no SIGUSR1."""
 
@@ -278,6 +293,24 @@ else:
     def own_user() -> int:
         """The user that this process acts as."""
         return os.geteuid()
+
+    def give(path: str, user: int, group: int) -> None:
+        """Let a file belong to a user and group, which takes root. Raises OSError."""
+        os.chown(path, user, group)
+
+    class ActingAs:
+        """While in it, root acts as another user, to see what that user would see; others stay who they are."""
+
+        def __init__(self, user: int) -> None:
+            self._user = user
+
+        def __enter__(self) -> None:
+            if os.getuid() == 0:
+                os.seteuid(self._user)
+
+        def __exit__(self, *_: object) -> None:
+            if os.getuid() == 0:
+                os.seteuid(0)
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138)."""

@@ -8,11 +8,8 @@ import os
 import stat
 
 from pystandby import exits, osdep, say, spool, trigger
+from pystandby.asker import RECOVERY_FILES
 from pystandby.memory import FOLDER
-
-_ASKED = ("recovery.signal", "standby.signal", "recovery.conf")
-"""The files that put a server into recovery: it removes or renames them before it runs recovery_end_command (StartupXLOG() in
-src/backend/access/transam/xlog.c, exitArchiveRecovery() up to 14)."""
 
 
 def clean_up(trigger_file: "str | None", trusted: bool) -> int:
@@ -22,7 +19,7 @@ def clean_up(trigger_file: "str | None", trusted: bool) -> int:
     something stays. Raises StandbyError, having done nothing, while the server in the current directory is still in recovery.
     """
     is_server = osdep.read_small("PG_VERSION", 16) is not None
-    asked = next((name for name in _ASKED if is_server and os.path.exists(name)), "")
+    asked = next((name for name in RECOVERY_FILES if is_server and os.path.exists(name)), "")
     if asked:
         raise exits.StandbyError(
             exits.NOT_DONE,

@@ -30,9 +30,6 @@ _AT_ONCE = 0.1
 
 _PROMOTION = "a promotion was asked for"
 
-_MADE_TOGETHER = 10.0
-"""Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
-
 
 class _Unanswered(Exception):  # noqa: N818 - an answer of its own kind
     """The archive does not answer, and nothing may be waited for."""
@@ -187,14 +184,8 @@ class _Restore:
         return smart
 
     def _is_left_over(self, found: "trigger.Trigger") -> bool:
-        """Whether a trigger file is an earlier failover's: older than recovery.signal and the like, which made this a standby.
-
-        A time in the future says nothing: a clock was wrong, and the trigger file may be a new one.
-        """
-        told = self.asker.told_at() if self.asker.kind == SERVER else None
-        if told is None or found.changed is None:
-            return False
-        return found.changed + _MADE_TOGETHER < told <= time.time()
+        """Whether a trigger file is an earlier failover's: older than recovery.signal and the like, which made this a standby."""
+        return found.is_left_over(self.asker.told_at() if self.asker.kind == SERVER else None)
 
     def _given_up(self) -> str:
         return f"it has not come within {self.options.max_wait} s (MAXWAITTIME)"

@@ -14,6 +14,9 @@ from pystandby import osdep, say
 SMART = "smart"
 FAST = "fast"
 
+_MADE_TOGETHER = 10.0
+"""Seconds by which a trigger file may be older than recovery.signal and still be meant for this server: one script made both."""
+
 _MOMENT = 0.01
 """How long, in seconds, a file may be empty because the shell that made it has not written its word yet."""
 
@@ -39,6 +42,15 @@ class Trigger:
         self.hint = hint
         self.identity = identity
         self.changed = changed
+
+    def is_left_over(self, told: "float | None") -> bool:
+        """Whether it is an earlier failover's: older than ``told``, when the server was told to recover (Asker.told_at()).
+
+        A time in the future says nothing: a clock was wrong, and the trigger file may be a new one.
+        """
+        if told is None or self.changed is None:
+            return False
+        return self.changed + _MADE_TOGETHER < told <= time.time()
 
 
 def look(path: str, trusted: bool) -> Trigger:
@@ -97,6 +109,33 @@ def empty(path: str, found: Trigger) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def make(path: str, word: str, owner: "tuple[int, int] | None" = None) -> None:
+    """Make a trigger file that says ``word``, whole at once, over one that is there. Raises OSError, and leaves nothing then.
+
+    ``owner`` is the user and group that it is to belong to, None for our own. Everybody may read it: there is no secret in it,
+    and a server that cannot is not promoted.
+    """
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    # Not through a link that somebody has put there.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            os.write(descriptor, f"{word}\n".encode())
+            os.chmod(temporary, 0o644)
+            if owner is not None:
+                osdep.give(temporary, *owner)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def remove(path: str, trusted: bool) -> Trigger:

@@ -122,7 +122,7 @@ _NAMES = st.lists(st.tuples(st.sampled_from([*_POSITIONS, "00000002", "0" * 23, 
 _CUTS = st.tuples(st.sampled_from(_POSITIONS), st.sampled_from(["", ".partial", ".00000028.backup"])).map("".join)
 
 
-@pytest.mark.parametrize("version", (16, 18))
+@pytest.mark.parametrize("version", [16, 18])
 def test_the_same_as_pg_archivecleanup(version: int) -> None:
     """With the one ending that it is told of; pystandby knows those of compressed files by itself."""
     reference = _reference(version)

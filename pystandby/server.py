@@ -1,0 +1,147 @@
+"""A server seen from outside, by its data directory: whether it runs and recovers, what it is set to, and asking it.
+
+For verbs that people run; no restore loads it.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pystandby import argv, asker, cluster, exits, osdep
+from pystandby.exits import StandbyError
+from pystandby.options import Options
+
+
+class Server:
+    """The server of a data directory. Raises StandbyError where that is none."""
+
+    def __init__(self, data_directory: str, user: str = cluster.SUPERUSER) -> None:
+        """``user`` is the database user that statements are run as; the operating system's is the data directory's owner."""
+        self.directory = os.path.abspath(data_directory)
+        self.version = asker.version_number(osdep.read_small(self.path("PG_VERSION"), 16))
+        if self.version is None:
+            raise StandbyError(
+                exits.NOT_DONE,
+                f'"{data_directory}" is not a data directory',
+                "It has no PG_VERSION that can be read.",
+                "Give the standby's own with --pgdata, and run this as its owner or as root.",
+            )
+        status = os.stat(self.directory)
+        self.owner = (status.st_uid, status.st_gid)
+        self._user = user
+
+    def path(self, name: str) -> str:
+        """Where a file is that is named as the server names it: relative to its data directory, or in full."""
+        return os.path.join(self.directory, name)
+
+    # What it says of itself in its files
+
+    def recovery_file(self) -> str:
+        """The name of the file that keeps it in recovery; empty where there is none, so that it takes writes when it runs."""
+        return next((name for name in asker.RECOVERY_FILES if os.path.exists(self.path(name))), "")
+
+    def told_at(self) -> "float | None":
+        """When it was told to recover, as Asker.told_at(); None where it was not."""
+        try:
+            return os.stat(self.path(self.recovery_file())).st_mtime if self.recovery_file() else None
+        except OSError:
+            return None
+
+    def is_standby_mode(self) -> bool:
+        """Whether it retries by itself what its restore_command has not got."""
+        return self.recovery_file() == "standby.signal" or self._from_recovery_conf("standby_mode") in ("on", "true", "yes", "1")
+
+    def postmaster(self) -> "list[str]":
+        """The lines of postmaster.pid; none where the server does not run (src/include/utils/pidfile.h says what they are)."""
+        content = osdep.read_small(self.path("postmaster.pid"), 8192) or b""
+        lines = [line.decode("utf-8", "surrogateescape").strip() for line in content.splitlines()]
+        return lines if lines and lines[0].isdigit() and osdep.started(int(lines[0])) is not None else []
+
+    def restore_options(self) -> "Options | None":
+        """The options of the pystandby in its restore_command; None where that is another program, or cannot be understood."""
+        command = self.setting("restore_command")
+        try:
+            words = shlex.split(command)
+        except ValueError:
+            return None
+        for number in reversed(range(len(words))):
+            if os.path.basename(words[number]) == "pystandby":
+                ends = [at for at in range(number, len(words)) if words[at] in ("||", "&&", ";", "|", "&")]
+                # %% is % to the server; other placeholders are words like any.
+                return argv.parse([word.replace("%%", "%") for word in words[number + 1 : (ends or [len(words)])[0]]])
+        return None
+
+    def setting(self, name: str) -> str:
+        """What a setting is, by the server's configuration files; empty where it is not set. Raises StandbyError."""
+        found = self._from_recovery_conf(name)
+        if found:
+            return found
+        opts = (osdep.read_small(self.path("postmaster.opts"), 1 << 16) or b"").decode("utf-8", "surrogateescape").strip()
+        program, _, rest = opts.partition(' "')
+        if not program:
+            raise self._failure(f"what {name} is set to is not known", "It has no postmaster.opts.")
+        try:
+            arguments = shlex.split(f'"{rest}') if rest else []
+        except ValueError as failure:
+            raise self._failure(
+                f"what {name} is set to is not known", f"postmaster.opts cannot be understood: {failure}"
+            ) from failure
+        command = [program, *arguments, *([] if "-D" in arguments else ["-D", self.directory]), "-C", name]
+        return self._output(command, f"what {name} is set to is not known").rstrip("\n")
+
+    def _from_recovery_conf(self, name: str) -> str:
+        """A setting of recovery.conf, up to 11; empty where it has none."""
+        found = ""
+        content = osdep.read_small(self.path("recovery.conf"), 1 << 16) or b""
+        for line in content.decode("utf-8", "surrogateescape").splitlines():
+            match = re.match(rf"\s*{name}\s*=?\s*(?:'((?:[^']|'')*)'|(\w+))", line, re.IGNORECASE)
+            if match:
+                found = match[1].replace("''", "'") if match[1] is not None else match[2]
+        return found
+
+    # Asking it
+
+    def ask(self, *statements: str, seconds: float = 10) -> str:
+        """Run statements, each in a transaction of its own, and return what they print. Raises StandbyError."""
+        lines = self.postmaster()
+        if len(lines) < 6:
+            raise self._failure("the server cannot be asked", "It is not running.")
+        program = (osdep.read_small(self.path("postmaster.opts"), 4096) or b"").decode("utf-8", "replace").partition(' "')[0]
+        beside = os.path.join(os.path.dirname(program), "psql")
+        psql = beside if os.path.exists(beside) else shutil.which("psql")
+        if psql is None:
+            raise self._failure("the server cannot be asked", "There is no psql, neither beside its own program nor on the PATH.")
+        command = cluster.psql_command(Path(psql), Path(lines[4] or lines[5]), int(lines[3]), "postgres", statements, self._user)
+        return self._output(command, "the server cannot be asked", seconds).strip()
+
+    def _output(self, command: "list[str]", message: str, seconds: float = 10) -> str:
+        """What a program prints, run as the server's user where we are root."""
+        who: dict[str, Any] = {}
+        if osdep.own_user() == 0 and self.owner[0] != 0:
+            who = {"user": self.owner[0], "group": self.owner[1], "extra_groups": []}
+        try:
+            done = subprocess.run(
+                command,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                timeout=seconds,
+                cwd="/" if who else None,
+                **who,
+            )
+        except subprocess.TimeoutExpired as failure:
+            raise self._failure(message, f"{os.path.basename(command[0])} took longer than {seconds:g} seconds.") from failure
+        except OSError as failure:
+            raise self._failure(message, f'"{command[0]}" could not be run: {failure.strerror}.') from failure
+        if done.returncode:
+            raise self._failure(message, done.stderr.strip() or f"{command[0]} ended with status {done.returncode}.")
+        return str(done.stdout)
+
+    def _failure(self, message: str, detail: str) -> StandbyError:
+        return StandbyError(exits.NOT_DONE, f'server in "{self.directory}": {message}', detail)
