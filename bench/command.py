@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="make bench ARGS=...", description="Measure pystandby beside cp, a bare Python and peers."
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="fewer runs over less data, half a minute instead of five")
+    add("--quick", action="store_true", help="fewer runs over less data, a minute and a half instead of six")
     add("--only", choices=PARTS, action="append", help="measure this part only; may be given several times")
     add("--rounds", type=int, help=f"runs of each restore ({FULL.rounds}; quick: {QUICK.rounds})")
     add("--catch-ups", type=int, help=f"catch-ups of each kind ({FULL.catch_ups}; quick: {QUICK.catch_ups})")

@@ -157,25 +157,37 @@ class _Scene:
             raise StandbyError(UNEXPECTED, f"a restore ended with {status} instead of {expected}", tail(self._standby.messages))
 
 
-def _watched_folders(process: int) -> int:
-    """How many inotify watches a process has."""
-    count = 0
+def _both(process: int) -> list[int]:
+    """The executable's shell and the Python that it waits for."""
     try:
-        for name in os.listdir(f"/proc/{process}/fdinfo"):
-            count += Path(f"/proc/{process}/fdinfo/{name}").read_text().count("inotify wd:")
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     except OSError:
-        pass
+        children = []
+    return [process, *(int(child) for child in children)]
+
+
+def _watched_folders(process: int) -> int:
+    """How many inotify watches a restore has."""
+    count = 0
+    for one in _both(process):
+        try:
+            for name in os.listdir(f"/proc/{one}/fdinfo"):
+                count += Path(f"/proc/{one}/fdinfo/{name}").read_text().count("inotify wd:")
+        except OSError:
+            continue
     return count
 
 
 def _cpu_seconds(process: int) -> float:
-    """The CPU time of all threads of a process so far, to the nanosecond: clock_getcpuclockid(3)."""
-    return time.clock_gettime((~process << 3) | 2)
+    """The CPU time of all threads of a restore so far, to the nanosecond: clock_getcpuclockid(3)."""
+    return sum(time.clock_gettime((~one << 3) | 2) for one in _both(process))
 
 
 def _peak_memory(process: int) -> float:
-    """MB; not ru_maxrss, in which a process inherits the size of the one that started it."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    """MB, of shell and Python; not ru_maxrss, in which a process inherits the size of the one that started it."""
+    total = 0
+    for one in _both(process):
+        for line in Path(f"/proc/{one}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                total += int(line.split()[1])
+    return total / 1024
