@@ -93,8 +93,9 @@ def test_away_while_it_waits(scene: Scene, outage: Callable[[Scene], Callable[[]
     standby.until_waiting(8)
     standby.assert_not_promoted()
     log = standby.log_text()
-    assert log.count(GONE) == 1, standby.tell()
-    assert log.count(BACK) == 1, standby.tell()
+    # To put something into a folder that is shut it has to be opened for a moment, and that may be seen.
+    assert log.count(GONE) in ((1, 2) if outage is shut else (1,)), standby.tell()
+    assert log.count(BACK) == log.count(GONE), standby.tell()
     scene.trigger()
     standby.until_promoted(scene.stock.rows[7])
 
