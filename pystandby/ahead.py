@@ -14,8 +14,10 @@ from pystandby.memory import Memory
 from pystandby.options import Options
 
 _SHORT_NAP = 0.005
+_NAP = 0.02
 _LONG_NAP = 0.05
-"""Seconds between two looks at what the server has taken; the longer one when it has not taken anything for a while."""
+"""Seconds between two looks at what the server has taken: with less than half of the segments ready, with more, and when it has
+not taken anything for a while. Each look takes time from the server where there are few processors."""
 
 _IDLE = 30.0
 """Seconds without anything taken after which the child goes; what it made ready stays."""
@@ -76,7 +78,10 @@ class _Child:
             if self.useless or not self.held or now - taken_at > _IDLE:
                 # Nothing more in the archive: the call that waits for it starts the next child.
                 break
-            time.sleep(_SHORT_NAP if now - taken_at < 1.0 else _LONG_NAP)
+            if now - taken_at >= 1.0:
+                time.sleep(_LONG_NAP)
+            else:
+                time.sleep(_NAP if 2 * len(self.held) >= self.bound else _SHORT_NAP)
         self._prune()
 
     def _wanted(self) -> bool:

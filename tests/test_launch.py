@@ -260,3 +260,14 @@ def test_main_goes_on_without_stdout(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(sys, "stdout", None)
     assert launch.main([str(tmp_path), NAME, str(tmp_path / "copy")]) == 0
     assert os.path.getsize(tmp_path / "copy") == segments.MB
+
+
+@pytest.mark.parametrize("module", ["launch", "exits", "run"])
+def test_the_module_of_a_damaged_package(standby: Standby, module: str) -> None:
+    """Python's own status for it, 1, would be the end of recovery."""
+    standby.put(NAME)
+    broken = Installation(standby.folder / "broken")
+    (broken.package / f"{module}.py").unlink()
+    result = run("-m", "pystandby", *standby.command(NAME), cwd=standby.data.path, program=[broken.python])
+    assert result.status == exits.MODULE_MISSING
+    assert "ERROR:  " in result.stderr

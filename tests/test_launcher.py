@@ -83,6 +83,29 @@ def test_no_process_to_be_had_never_ends_recovery(standby: Standby, shell: str) 
     assert not standby.restored.exists()
 
 
+@pytest.mark.faults
+@each_shell
+def test_the_shell_hit_where_no_process_can_be_had(standby: Standby, shell: str) -> None:
+    """The line of docs/reliability.md: a hit, a miss, and neither."""
+    if os.geteuid() == 0:
+        pytest.fail("root has no limit on its processes: run this as an ordinary user")
+    hit = f'trap "exit 202" 0; mv pg_wal/.pystandby/{NAME} pg_wal/RECOVERYXLOG 2>/dev/null && trap - 0 || exec "$@"'
+    words: list[Argument] = ["-c", hit, "sh", PYSTANDBY, *standby.command(NAME)]
+    run_by: list[Argument] = ["busybox", "sh"] if shell == "busybox" else [shell]
+    content = standby.put(NAME)
+    assert run(*words, cwd=standby.data.path, program=run_by) == (0, "", "")
+    assert standby.delivered() == content
+    (standby.archive / NAME).unlink()
+    assert run(*words, "--wait", "never", cwd=standby.data.path, program=run_by).status == 1
+    spooled = standby.data.wal / ".pystandby" / NAME
+    spooled.write_bytes(b"spooled")
+    assert run(*words, cwd=standby.data.path, program=run_by) == (0, "", "")
+    assert standby.delivered() == b"spooled"
+    limited: list[Argument] = ["bash", "-c", 'ulimit -u 1; exec "$@"', "bash", *run_by]
+    spooled.write_bytes(b"spooled")
+    assert run(*words, cwd=standby.data.path, program=limited, deadline=90).status > 125
+
+
 # --- signals ------------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -271,10 +272,56 @@ def test_the_child_goes_with_its_server(scene: Scene, mode: str) -> None:
     eventually(held, "two segments are ready again", tell=standby.tell)
 
 
-def test_the_shells_statuses_arrive(scene: Scene) -> None:
+def counted(folder: Path) -> tuple[Path, Path]:
+    """The executable, and a file that has a line with the words of each call for which a Python is started."""
+    programs = folder / "counted"
+    programs.mkdir()
+    calls = programs / "calls"
+    shutil.copy(PYSTANDBY, programs)
+    script = PYSTANDBY.with_name("pystandby-python")
+    python = script.read_text().partition("\n")[0].removeprefix("#!")
+    counting = programs / "pystandby-python"
+    counting.write_text(f'#!/bin/sh\necho "$*" >>{calls}\nexec {python} -E -S {script} "$@"\n')
+    counting.chmod(0o755)
+    return programs / "pystandby", calls
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash --posix"])
+@pytest.mark.parametrize("before", ["", "mv pg_wal/.pystandby/%f %p 2>/dev/null || "], ids=["plain", "shell"])
+@pytest.mark.parametrize("word", ["", "fast"], ids=["smart", "fast"])
+def test_what_is_ready_is_taken_without_python(scene: Scene, shell: str, before: str, word: str) -> None:
+    """While the server replays, the child makes ready what comes next: not one of those then needs a Python."""
+    program, calls = counted(scene.folder)
+    scene.feed(to=10)
+    # Without -d, which has Python tell of every segment.
+    plain = f"exec {shell} {program} -s 1 -t {scene.trigger_file} {scene.archive} %f %p %r"
+    command = f"exec {shell} -c '{before}{plain}'"
+    standby = scene.standby(restore_command=command, settings={"recovery_min_apply_delay": "1h"}).begin(connections=False)
+    spool = standby.data_directory / "pg_wal" / ".pystandby"
+
+    def ready() -> list[str]:
+        """What is ready once it is eight segments, as many as there are by default."""
+        names = [name for name in os.listdir(spool) if len(name) == 24] if spool.exists() else []
+        return names if len(names) == 8 else []
+
+    held = eventually(ready, "eight segments are ready", tell=standby.tell)
+    before = calls.read_text()
+    standby.reconfigure({"recovery_min_apply_delay": 0})
+    os.kill(int((standby.data_directory / "postmaster.pid").read_text().split()[0]), signal.SIGHUP)
+    standby.until_log(f'restored log file "{scene.stock.names[10]}" from archive')
+    assert before
+    # One may have been asked for while it was being made ready.
+    started = calls.read_text().removeprefix(before)
+    assert not [name for name in held if name in started], started
+    scene.trigger(word)
+    standby.until_promoted(scene.stock.rows[10])
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash --posix"])
+def test_the_shells_statuses_arrive(scene: Scene, shell: str) -> None:
     scene.feed(to=3)
     scene.put(scene.stock.names[4], b"x" * segments.MB * 2)
-    command = scene.restore_command("--look-ahead", "4", before=SHELL_HIT)
+    command = f"exec {shell} -c '{scene.restore_command(before=SHELL_HIT)}'"
     standby = scene.standby(restore_command=command).begin(connections=False)
     log = standby.until_down()
     assert "exit code 206" in log
