@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,37 @@ def test_old_segments_are_removed_by_the_child(standby: Standby) -> None:
             os.replace(spool(standby) / name, standby.restored)
         wait_until(lambda: NAMES[1] not in standby.archived(), "what precedes the restart point is removed")
         assert standby.archived() == NAMES[2:12]
+
+
+def test_two_servers_on_one_archive(tmp_path: Path) -> None:
+    """Each has a spool and a child of its own."""
+    one, other = Standby(tmp_path / "one"), Standby(tmp_path / "other")
+    other.archive.rmdir()
+    other.archive.symlink_to(one.archive)
+    contents = {name: one.put(name) for name in NAMES[:6]}
+    with one.server() as first, other.server() as second:
+        for name in NAMES[:6]:
+            assert restored(first, one, name) == contents[name]
+            assert restored(second, other, name) == contents[name]
+            if name == NAMES[0]:
+                for standby in (one, other):
+                    wait_until(lambda standby=standby: set(NAMES[1:5]) <= set(spooled(standby)), "the next are ready")  # type: ignore[misc]
+                assert child(one) != child(other)
+
+
+def test_a_spool_on_another_file_system(standby: Standby) -> None:
+    """What cannot be renamed into place is copied from the archive, as without look-ahead."""
+    other = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    assert other.stat().st_dev != standby.data.wal.stat().st_dev, "/dev/shm is no file system of its own: test this elsewhere"
+    try:
+        spool(standby).symlink_to(other)
+        contents = {name: standby.put(name) for name in NAMES[:6]}
+        with standby.server() as server:
+            for name in NAMES[:6]:
+                assert restored(server, standby, name) == contents[name]
+                assert standby.data.left_behind() == []
+    finally:
+        shutil.rmtree(other)
 
 
 def test_without_it_nothing_is_made(standby: Standby) -> None:

@@ -153,6 +153,25 @@ def test_an_archive_that_is_replaced_is_watched(standby: Standby) -> None:
     assert standby.delivered() == content
 
 
+def test_an_overflow_of_the_queue_loses_nothing(standby: Standby) -> None:
+    """More stirs than the kernel keeps for us, and the segment's arrival is among what it drops."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    others = [standby.archive / name for name in ("one", "two")]
+    for other in others:
+        other.touch()
+    with standby.begin(NAME, "-s", "60") as waiting:
+        waiting.until_watching()
+        os.kill(waiting.python, signal.SIGSTOP)
+        # Alternately: the kernel keeps only one of two equal events that follow each other.
+        for _ in range(limit // 2 + 100):
+            for other in others:
+                os.utime(other)
+        content = standby.put(NAME)
+        os.kill(waiting.python, signal.SIGCONT)
+        assert waiting.result(AT_ONCE).status == 0
+    assert standby.delivered() == content
+
+
 def _watches(pid: int, folder: Path) -> bool:
     """Whether a process has an inotify watch on a folder."""
     inode = f"ino:{folder.stat().st_ino:x} "
