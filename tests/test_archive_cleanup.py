@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import segments
 from support.command import PYSTANDBY, Argument, Installation, Result, run
+from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 
 from pystandby import prune
@@ -391,6 +392,7 @@ def cleaning(scene: Scene, name: str, *options: str) -> Server:
 
 
 @pytest.mark.timeout(300)
+@scenario("pystandby archive-cleanup")
 def test_two_standbys_on_one_archive(scene: Scene) -> None:
     """One that comes late finds all that it needs, since it was made known when it was made."""
     stock = scene.stock

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import injected, segments
 from support.command import PYSTANDBY, Argument, DataDirectory, Installation, Result, run, start, wait_until
+from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 from test_imports import STANDARD, TOO_DEAR, bare, imported, script, told
 
@@ -695,6 +696,7 @@ def write_and_switch(server: Server, rows: int = 2000) -> str:
 
 
 @pytest.mark.timeout(300)
+@scenario("pystandby archive")
 def test_a_standby_lives_on_what_it_archives(scene: Scene) -> None:
     scene.feed(to=scene.stock.last)
     second = scene.folder / "second"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.command import PYSTANDBY, Argument, Installation, Result, Standby, run, wait_until
+from support.matrix import scenario
 from support.servers import Scene, Server, alive, eventually
 
 pytest_plugins = ["support.servers"]
@@ -223,6 +224,7 @@ def prepared(scene: Scene, *options: Argument, standby_mode: bool = False, comma
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("word", ["", "fast\n"])
+@scenario("pystandby recovery-end")
 def test_after_a_failover(scene: Scene, word: str) -> None:
     standby = prepared(scene, "--look-ahead", "4")
     standby.until_waiting(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support import segments
 from support.branches import LATEST
+from support.matrix import scenario
 from support.servers import MB, QUICKLY, SLOW, Scene, Server, archive_command, eventually
 
 pytest_plugins = ["support.servers"]
@@ -218,6 +219,7 @@ def is_about_half(scene: Scene, segment: int, rows: int) -> bool:
 
 
 @both_ways
+@scenario("standby mode: following another through its promotion")
 def test_one_standby_follows_another_through_its_promotion(scene: Scene, look_ahead: bool) -> None:
     """Streaming from the other, with an archive that the other fills: first the stream, then the archive alone."""
     scene.feed(to=5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.branches import LATEST, Branch, make_branch, start_of
+from support.matrix import scenario
 from support.servers import MB, QUICKLY, SLOW, Scene, Server, archive_command, eventually
 
 pytest_plugins = ["support.servers"]
@@ -58,6 +59,7 @@ def branch_within(scene: Scene, segment: int) -> Branch:
 # --- a standby that waits on the old timeline ------------------------------------------------------------------------
 
 
+@scenario("a new timeline in the archive")
 def test_the_history_file_comes_before_the_segments(scene: Scene) -> None:
     branch = branch_after(scene, 3)
     standby = scene.standby(*STOP, "-s", SLOW, settings=LATEST).begin()
@@ -76,6 +78,7 @@ def test_the_history_file_comes_before_the_segments(scene: Scene) -> None:
     assert standby.log_text().count("exit code 209") == 1
 
 
+@scenario("a new timeline in the archive")
 def test_the_segments_come_before_the_history_file(scene: Scene) -> None:
     """Without the history file nobody knows what they are; with it, everything is there already."""
     branch = branch_after(scene, 3)
@@ -341,6 +344,7 @@ def chain(scene: Scene) -> list[Branch]:
     return branches
 
 
+@scenario("a chain of three promotions")
 def test_a_chain_of_three_promotions(scene: Scene) -> None:
     """A standby follows each by a restart; one that is made afterwards, all of them at once."""
     branches = chain(scene)
@@ -371,6 +375,7 @@ def test_a_chain_of_three_promotions(scene: Scene) -> None:
 # --- the old primary comes back --------------------------------------------------------------------------------------
 
 
+@scenario("the old primary rebuilt as a standby")
 def test_an_old_primary_is_rebuilt_where_an_earlier_failover_left_its_traces(scene: Scene) -> None:
     """Its trigger file, and by way of pg_rewind the new primary's memory of it: neither may bring this one up."""
     scene.feed(to=scene.stock.last)

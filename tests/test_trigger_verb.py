@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import injected, segments
 from support.command import PYSTANDBY, Argument, Result, Standby, environment, run, start
+from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 
 pytest_plugins = ["support.servers"]
@@ -216,6 +217,7 @@ def on(server: Server, *words: Argument) -> Result:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("word", ["smart", "fast"])
+@scenario("pystandby trigger")
 def test_a_failover(scene: Scene, word: str) -> None:
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])

@@ -93,8 +93,15 @@ SCENARIOS = (
     Scenario("look-ahead, taken by the shell"),
     Scenario("standby mode: streaming, archive, streaming"),
     Scenario("standby mode: --promote"),
+    Scenario("standby mode: following another through its promotion"),
     Scenario("a new timeline in the archive"),
     Scenario("the same, recovery_target_timeline not set"),
+    Scenario("a chain of three promotions"),
+    Scenario("the old primary rebuilt as a standby"),
+    Scenario("pystandby archive"),
+    Scenario("pystandby archive-cleanup"),
+    Scenario("pystandby recovery-end"),
+    Scenario("pystandby trigger"),
 )
 
 NAMES = {one.name: one for one in SCENARIOS}
