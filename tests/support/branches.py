@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support import segments
-from support.servers import MB, Scene, Server, archive_command, eventually
+from support.servers import Scene, Server, archive_command, eventually
 
 LATEST: dict[str, str | int | bool] = {"recovery_target_timeline": "latest"}
 """The default from 12 on."""
@@ -41,7 +41,7 @@ def text_lsn(position: int) -> str:
 
 def start_of(scene: Scene, segment: int) -> int:
     """The LSN at which a segment of the stock begins."""
-    return segments.number(scene.stock.names[segment]) * MB
+    return segments.number(scene.stock.names[segment], scene.stock.size) * scene.stock.size
 
 
 def make_branch(scene: Scene, archive: Path, at: int | None = None, timeline: int = 2, name: str = "") -> Branch:

@@ -97,7 +97,6 @@ SCENARIOS = (
     Scenario("a new timeline in the archive"),
     Scenario("the same, recovery_target_timeline not set"),
     Scenario("a chain of three promotions"),
-    Scenario("the old primary rebuilt as a standby"),
     Scenario("pystandby archive"),
     Scenario("pystandby archive-cleanup"),
     Scenario("pystandby recovery-end"),

@@ -600,7 +600,11 @@ class Scene:
         """
         server = self.bare_standby(name, backup)
         server.configured_standby_mode = standby_mode
-        server.make_standby(restore_command or self.restore_command(*options), standby_mode, **dict(settings or {}))
+        told = dict(settings or {})
+        if self.stock.version < 15:
+            # Not known there, and the server never reads ahead.
+            told.pop("recovery_prefetch", None)
+        server.make_standby(restore_command or self.restore_command(*options), standby_mode, **told)
         return server
 
     def bare_standby(self, name: str = "standby", backup: Path | None = None) -> Server:
