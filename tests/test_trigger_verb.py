@@ -217,7 +217,6 @@ def on(server: Server, *words: Argument) -> Result:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("word", ["smart", "fast"])
-@scenario("pystandby trigger")
 def test_a_failover(scene: Scene, word: str) -> None:
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])
@@ -249,6 +248,7 @@ def test_a_failover(scene: Scene, word: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@scenario("pystandby trigger")
 def test_wait_until_it_takes_writes(scene: Scene) -> None:
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])
