@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from support import segments
 from support.command import PYSTANDBY, Argument, Standby, run, start, wait_until
 
 from pystandby import exits, osdep
+from pystandby.options import VERBS
 
 NAME = segments.name(5)
 NEXT = segments.name(6)
@@ -69,6 +71,24 @@ def test_too_little_memory_never_ends_recovery(standby: Standby) -> None:
             ended.add(result.status)
     assert exits.MODULE_MISSING in ended
     assert {0, 1} <= ended
+
+
+def test_it_knows_every_verb() -> None:
+    told = re.findall(r"^([a-z| -]+)\)$", PYSTANDBY.read_text(), re.MULTILINE)
+    assert sorted(word for line in told for word in line.split(" | ")) == sorted(VERBS)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("folder", [*VERBS, "elsewhere"])
+def test_a_folder_called_like_a_verb_never_ends_recovery(standby: Standby, folder: str) -> None:
+    """The command is one that cannot be understood; what it may not do is to end recovery, when Python cannot start either."""
+    (standby.data.path / folder).mkdir()
+    words: list[Argument] = [folder, NAME, "pg_wal/RECOVERYXLOG"]
+    for limit in (12000, 14000):
+        limited: list[Argument] = ["bash", "-c", f'ulimit -v {limit}; exec "$@"', "bash", PYSTANDBY]
+        assert run(*words, cwd=standby.data.path, program=limited).status > 125
+    if folder in VERBS:
+        assert run(*words, cwd=standby.data.path).status == exits.USAGE
 
 
 @pytest.mark.faults
