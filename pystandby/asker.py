@@ -15,7 +15,7 @@ PERSON = "person"
 _WAL_FOLDERS = ("pg_wal", "pg_xlog")
 
 
-_REACHED = {1002: (56, 136), 1100: (48, 128), 1201: (48, 136), 1300: (48, 136), 1800: (48, 136)}
+_REACHED = {1002: (56, 136), 1100: (48, 128), 1201: (48, 136), 1300: (48, 136), 1700: (48, 136), 1800: (48, 136)}
 """By pg_control_version, of 10 to 18: where pg_control has checkPointCopy.ThisTimeLineID, and minRecoveryPoint before its own."""
 
 RECOVERY_FILES = ("recovery.signal", "standby.signal", "recovery.conf")

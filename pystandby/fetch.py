@@ -118,6 +118,7 @@ class Fetcher:
         self._copy: Copy | None = None
         self._copied = 0
         self._copied_at = 0.0
+        self._judging = False
         self._is_unknown = False
         self._warned_unknown = False
         self._followed = 0
@@ -155,8 +156,11 @@ class Fetcher:
         return bool(self._known_folder) and self._known_folder != self.archive.folder() and self.archive.is_empty()
 
     def progress(self) -> bool:
-        """Whether a copy under way has grown since the last time this was asked; called from another thread than fetch()."""
+        """Whether a copy under way has grown since the last time this was asked, or is judged; called from another thread."""
         copy = self._copy
+        if self._judging:
+            # Seconds for a segment of 1 GB, and no matter of the archive.
+            return True
         if copy is None:
             return False
         try:
@@ -278,9 +282,10 @@ class Fetcher:
         except MemoryError:
             return self.destination_failure(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
         finally:
-            self._copy = None
+            # Removing a large one takes its time as well, and is no silence of the archive.
             if not keep:
                 copy.discard()
+            self._copy = None
 
     def _judge_copy(self, copy: Copy, status: os.stat_result, rested: float) -> Found:
         """Judge what would be handed over, not what it was copied from: that may change at any time."""
@@ -332,8 +337,12 @@ class Fetcher:
     def _judge_pages(self, copy: Copy, at_rest: bool) -> ready.Verdict:
         import mmap
 
-        with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
-            return ready.judge_pages(content, self._name, at_rest)  # type: ignore[arg-type]  # a mapping has all that it needs
+        self._judging = True
+        try:
+            with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
+                return ready.judge_pages(content, self._name, at_rest)  # type: ignore[arg-type]  # a mapping has all that it needs
+        finally:
+            self._judging = False
 
     def _is_settled(self, status: os.stat_result, rested: float, zeros: bool) -> bool:
         """Whether a segment whose last record may be torn rests, by a second look or by the next segment's presence."""

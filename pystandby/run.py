@@ -559,7 +559,7 @@ class _Restore:
         """Something stirs during the look, or it is taking long: a large copy, or an archive that does not answer."""
         self.asker.alive()
         smart = self._asked_to_end()
-        if not long or self.fetcher.progress():
+        if not long or self.fetcher.progress() or self._is_being_spooled():
             return
         if self.state != _HANGING and self.may_wait:
             self.state = _HANGING
@@ -574,6 +574,10 @@ class _Restore:
             raise _Unanswered
         if late or (smart and time.monotonic() - self.hanging_since >= max(_GRACE, self.options.sleep)):
             raise self._end(smart or self._given_up())
+
+    def _is_being_spooled(self) -> bool:
+        """Whether the look waits for the child, which copies or judges this very segment: spool.take() does not wait for ever."""
+        return self.looks_ahead and os.path.exists(os.path.join(self.spool, f"{self.name}.pystandby"))
 
     def _pause(self) -> None:
         """Wait until the next look is due, or something arrives."""

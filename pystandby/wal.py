@@ -56,9 +56,9 @@ def segment_name(timeline_id: int, number: int, segment_size: int) -> str:
 
 
 def neighbour(name: str, distance: int, segment_size: int) -> "str | None":
-    """The segment ``distance`` after (or, negative, before) the named one on its timeline; None before the first."""
+    """The segment ``distance`` after (negative: before) the named one on its timeline; None before the first, after the last."""
     number = segment_number(name, segment_size) + distance
-    return segment_name(timeline(name), number, segment_size) if number >= 0 else None
+    return segment_name(timeline(name), number, segment_size) if 0 <= number < (1 << 64) // segment_size else None
 
 
 def is_segment_size(size: int) -> bool:
