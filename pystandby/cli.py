@@ -268,7 +268,7 @@ Exit status: 0, all is removed that may be; 1, not so: the server goes on.""",
 @click.option("-n", "--dry-run", is_flag=True, help="print the names of the files that would be removed, and remove none")
 @click.option("-x", "--strip-extension", type=_Word(()), metavar="EXT", help="one more ending that files may have")
 @click.option("-k", "--keep", type=_Number(0, NO_LIMIT), default=0, metavar="N", help="keep the N newest of what may go (0)")
-@click.option("--pause-file", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
+@click.option("--removal-pause", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
 @click.option(
     "--before-removal",
     type=_Word(()),
@@ -296,7 +296,7 @@ def archive_cleanup(
     dry_run: bool,
     strip_extension: "str | None",
     keep: int,
-    pause_file: "str | None",
+    removal_pause: "str | None",
     before_removal: "str | None",
     reader: "str | None",
     silent_after: int,
@@ -314,7 +314,7 @@ def archive_cleanup(
         backups=clean_backup_history,
         extension=strip_extension or "",
         keep=keep,
-        pause_file=pause_file,
+        removal_pause=removal_pause,
         before_removal=before_removal,
         reader=reader,
         silent_after=silent_after,
