@@ -94,6 +94,7 @@ def help_text() -> str:
         "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
         "  pystandby recovery-end [OPTION]...",
         "  pystandby trigger [OPTION]... smart|fast|cancel|show",
+        "  pystandby check [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -375,9 +376,32 @@ def trigger(
     return 0
 
 
+@click.command(
+    "check",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+Reads the data directory, the configuration files, the archive and the trigger file, with the rights
+of the server's user; changes nothing. The server may run or not. For example:
+  pystandby check --pgdata /var/lib/postgresql/15/main
+
+Exit status: 0, no errors (there may be warnings); 1, errors; 200 and above, nothing is checked.""",
+)
+@click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", required=True, help="the standby's data directory")
+@click.option("--bindir", type=_Word(()), metavar="DIR", help="the folder of its programs, if it has never been started")
+@click.option("--config-file", type=_Word(()), metavar="FILE", help="its postgresql.conf, if that is not in the data directory")
+def check(pgdata: str, bindir: "str | None", config_file: "str | None") -> int:
+    """pystandby check says what is wrong with a standby's settings before it goes live, and how to mend it."""
+    from pystandby.checks import Check
+    from pystandby.server import Server
+
+    return Check(Server(pgdata, bindir=bindir, config_file=config_file), click.echo).run()
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
+    "check": check,
     "demo": demo,
     "recovery-end": recovery_end,
     "trigger": trigger,

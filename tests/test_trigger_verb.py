@@ -321,12 +321,28 @@ def test_another_trigger_file_than_the_servers(scene: Scene) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_what_the_server_would_ignore_is_not_left_there(scene: Scene) -> None:
+def test_restore_command_that_cannot_be_read(scene: Scene) -> None:
+    """The configuration is damaged while the server runs: the trigger file has to be named, and then all works."""
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])
-    (standby.data_directory / "postmaster.opts").unlink()
+    standby.write("postgresql.conf", "no such line\n", append=True)
     result = on(standby, "smart")
-    assert refused(result, "no trigger file is known", "It has no postmaster.opts")
+    assert refused(result, "what restore_command is set to is not known", "no trigger file is known", "HINT:  Name it with -t")
+    assert on(standby, "smart", "-t", scene.trigger_file, "--wait", "60").status == 0
+    standby.until_promoted(scene.stock.rows[4])
+
+
+@pytest.mark.timeout(300)
+def test_what_the_server_would_ignore_is_not_left_there(scene: Scene) -> None:
+    assert os.geteuid(), "to root no file is unreadable: run the tests as an ordinary user"
+    standby = waiting(scene)
+    standby.until_rows(scene.stock.rows[4])
+    # A program that makes files nobody can read.
+    program = injected.program(scene.folder, "_chmod = os.chmod\nos.chmod = lambda path, mode: _chmod(path, 0)")
+    result = run("trigger", "smart", "--pgdata", standby.data_directory, program=program)
+    assert refused(result, "could not be read: Permission denied", "The server would ignore it. Nothing is triggered.")
+    assert not scene.trigger_file.exists()
+    standby.assert_not_promoted()
 
 
 @pytest.mark.timeout(300)
