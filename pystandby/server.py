@@ -70,7 +70,8 @@ class Server:
 
     def restore_options(self) -> "Options | None":
         """The options of the pystandby in its restore_command; None where that is another program, or cannot be understood."""
-        command = self.setting("restore_command")
+        # Up to 11 what was set is in recovery.done once recovery has ended.
+        command = self.setting("restore_command") or self._from_recovery_conf("restore_command", "recovery.done")
         try:
             words = shlex.split(command)
         except ValueError:
@@ -114,10 +115,10 @@ class Server:
         except StandbyError as failure:
             raise self._failure(unknown, f"It has no postmaster.opts, and {failure.message}.") from failure
 
-    def _from_recovery_conf(self, name: str) -> str:
+    def _from_recovery_conf(self, name: str, file: str = "recovery.conf") -> str:
         """A setting of recovery.conf, up to 11; empty where it has none."""
         found = ""
-        content = osdep.read_small(self.path("recovery.conf"), 1 << 16) or b""
+        content = (osdep.read_small(self.path(file), 1 << 16) if (self.version or 0) < 1200 else None) or b""
         for line in content.decode("utf-8", "surrogateescape").splitlines():
             match = re.match(rf"\s*{name}\s*=?\s*(?:'((?:[^']|'')*)'|(\w+))", line, re.IGNORECASE)
             if match:

@@ -371,6 +371,10 @@ def test_up_to_11(scene11: Scene) -> None:
     result = on(standby, "smart", "--wait", "60")
     assert result.status == 0, result
     standby.until_promoted(scene11.stock.rows[4])
+    scene11.trigger_file.unlink()
+    assert refused(on(standby, "smart"), "is not in recovery", "It takes writes already.")
+    assert refused(on(standby, "cancel"), "too late: the server has ended its recovery")
+    assert "the server is not in recovery: it takes writes" in on(standby, "show").stdout
 
 
 @pytest.mark.timeout(300)
