@@ -384,8 +384,7 @@ def test_a_damaged_installation(archive: Path, missing: str) -> None:
 
 def cleaning(scene: Scene, name: str, *options: str) -> Server:
     """A standby that cleans up the archive at its restartpoints, and says who it is."""
-    settings = {"recovery_prefetch": False}
-    standby = scene.standby(name=name, restore_command=scene.restore_command().removesuffix(" %r"), settings=settings)
+    standby = scene.standby(name=name, restore_command=scene.restore_command().removesuffix(" %r"), settings=scene.seen_at_once)
     command = f"{PYSTANDBY} archive-cleanup -d --reader {name} {' '.join(options)} {scene.archive} %r"
     standby.reconfigure({"archive_cleanup_command": command})
     return standby.begin()

@@ -177,7 +177,7 @@ def test_a_delayed_standby(scene: Scene, word: str) -> None:
     scene.feed(to=8)
     for number in range(5):
         os.utime(scene.archive / scene.stock.names[number], (1, 1))
-    standby = scene.standby("--delay", HOUR, settings={"recovery_prefetch": False}).begin()
+    standby = scene.standby("--delay", HOUR, settings=scene.seen_at_once).begin()
     standby.until_rows(scene.stock.rows[4])
     standby.until_log(f"{scene.stock.names[5]} is held back")
     result = run("trigger", word, "--wait", "60", "--pgdata", standby.data_directory, program=[PYSTANDBY])

@@ -205,7 +205,7 @@ def _dead() -> int:
 
 def waiting(scene: Scene, *options: Argument, standby_mode: bool = False, **settings: str | int | bool) -> Server:
     """A standby that has replayed up to the fourth segment."""
-    settings = {"recovery_prefetch": False, **settings}
+    settings = {**scene.seen_at_once, **settings}
     scene.feed(to=4)
     return scene.standby(*options, standby_mode=standby_mode, settings=settings).begin()
 
@@ -296,7 +296,7 @@ def test_wait_for_a_server_that_ends(scene: Scene) -> None:
 def test_without_hot_standby(scene: Scene) -> None:
     """It takes no connections before it is promoted: nothing is known of how far it is, and the failover works."""
     scene.feed(to=4)
-    standby = scene.standby(settings={"recovery_prefetch": False, "hot_standby": False})
+    standby = scene.standby(settings={**scene.seen_at_once, "hot_standby": False})
     standby.begin(connections=False)
     standby.until_waiting(5)
     result = on(standby, "fast", "--wait", "60")
@@ -383,7 +383,7 @@ def test_the_shell_around_restore_command(scene: Scene) -> None:
     scene.feed(to=4)
     words = f"-d -s1 --trigger='{scene.trigger_file}' '{scene.archive}' %f %p %r"
     command = f"test -d . && {{ true; }} || false; exec '{PYSTANDBY}' {words}"
-    standby = scene.standby(restore_command=command, settings={"recovery_prefetch": False}).begin()
+    standby = scene.standby(restore_command=command, settings=scene.seen_at_once).begin()
     standby.until_rows(scene.stock.rows[4])
     result = on(standby, "smart", "--wait", "60")
     assert result.status == 0, result
