@@ -217,7 +217,7 @@ class _Child:
             if newer is not None and newer[8:] > restart[8:]:
                 restart = newer
         oldest = prune.cutoff(self.position, restart, self.options.keep, self.segment_size)
-        if oldest is not None and oldest != self.pruned:
+        if oldest is not None and oldest != self.pruned and not prune.is_paused(self.options.removal_pause):
             self.pruned = oldest
             say.deferred = []
             prune.prune(self.options.archivelocation, oldest)

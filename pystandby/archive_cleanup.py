@@ -26,8 +26,8 @@ class Request:
         "extension",
         "keep",
         "oldest_kept",
-        "pause_file",
         "reader",
+        "removal_pause",
         "silent_after",
     )
 
@@ -40,7 +40,7 @@ class Request:
         backups: bool = False,
         extension: str = "",
         keep: int = 0,
-        pause_file: "str | None" = None,
+        removal_pause: "str | None" = None,
         before_removal: "str | None" = None,
         reader: "str | None" = None,
         silent_after: int = 86400,
@@ -51,7 +51,7 @@ class Request:
         self.backups = backups
         self.extension = extension
         self.keep = keep
-        self.pause_file = pause_file
+        self.removal_pause = removal_pause
         self.before_removal = before_removal
         self.reader = reader
         self.silent_after = silent_after
@@ -134,8 +134,8 @@ class _Removal:
         """Remove ``old``, in their order, and what killed makers left of files as old among ``names``; return the status."""
         removed = 0
         for name in old:
-            if self._is_paused():
-                say.log(f'removal from archive "{self.request.archive}" is paused: "{self.request.pause_file}" is there')
+            if prune.is_paused(self.request.removal_pause):
+                say.log(f'removal from archive "{self.request.archive}" is paused: "{self.request.removal_pause}" is there')
                 break
             path = os.path.join(self.request.archive, name)
             problem = self._told_before(path) if self.request.before_removal else ""
@@ -162,18 +162,6 @@ class _Removal:
             )
             return exits.NOT_DONE
         return 0
-
-    def _is_paused(self) -> bool:
-        """Whether the pause file is there, or cannot be ruled out."""
-        if self.request.pause_file is None:
-            return False
-        try:
-            os.lstat(self.request.pause_file)
-        except FileNotFoundError:
-            return False
-        except OSError as failure:
-            say.warning(f'pause file "{self.request.pause_file}" cannot be looked for: {say.reason(failure)}')
-        return True
 
     def _told_before(self, path: str) -> str:
         """Run the program that is to see a file before it goes; what is wrong, if anything is."""

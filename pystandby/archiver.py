@@ -51,10 +51,11 @@ def put(directories: "list[str]", source: str, name: str, verify: bool = True) -
 class _File:
     """The file to be archived, open, and what it says of itself. Raises StandbyError where it must not be archived."""
 
-    __slots__ = ("descriptor", "kind", "name", "path", "segment_size", "size", "system_identifier")
+    __slots__ = ("descriptor", "kind", "name", "path", "segment_size", "size", "system_identifier", "verify")
 
     def __init__(self, path: str, name: str, verify: bool) -> None:
         self.path = path
+        self.verify = verify
         self.name = name
         self.kind = wal.kind(name)
         try:
@@ -185,13 +186,14 @@ class _Call:
 
     def _belongs_here(self) -> None:
         """Raise StandbyError if the archive is another cluster's, or has left the file's timeline before the file's end."""
-        ours = self.file.system_identifier
+        # None for WAL whose headers nobody but its fork can read: each call would list the archive for nothing.
+        ours = self.file.system_identifier if self.file.verify else None
         found = None
-        if self.file.kind == wal.SEGMENT and self.file.segment_size:
+        if ours is not None and self.file.kind == wal.SEGMENT:
             # As a rule it is there, and an archive of a hundred thousand files is not listed for each new one.
             before = wal.neighbour(self.file.name, -1, self.file.segment_size)
             found = self._writer(before) if before else None
-        for name in [] if found else self._newest():
+        for name in [] if found or ours is None else self._newest():
             found = found or self._writer(name)
         if found and ours is not None and found[0] != ours:
             raise StandbyError(
@@ -257,7 +259,7 @@ class _Call:
 
     def _copy(self) -> bool:
         """Put the file there; False if its name was taken each time, and yet is free."""
-        for _ in range(3):
+        for _ in range(10):
             copy = place.Copy(self.path)
             try:
                 os.lseek(self.file.descriptor, 0, os.SEEK_SET)
@@ -274,6 +276,9 @@ class _Call:
             except FileExistsError:
                 if self._is_archived():
                     return True
+                continue
+            except FileNotFoundError:
+                # The copy has gone: made by a process of the same id on another machine as well, perhaps. Or all of the archive.
                 continue
             osdep.sync_folder(self.directory)
             say.debug(f'{self.file.name} is archived in "{self.directory}"')

@@ -94,6 +94,7 @@ def help_text() -> str:
         "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
         "  pystandby recovery-end [OPTION]...",
         "  pystandby trigger [OPTION]... smart|fast|cancel|show",
+        "  pystandby check [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -268,7 +269,7 @@ Exit status: 0, all is removed that may be; 1, not so: the server goes on.""",
 @click.option("-n", "--dry-run", is_flag=True, help="print the names of the files that would be removed, and remove none")
 @click.option("-x", "--strip-extension", type=_Word(()), metavar="EXT", help="one more ending that files may have")
 @click.option("-k", "--keep", type=_Number(0, NO_LIMIT), default=0, metavar="N", help="keep the N newest of what may go (0)")
-@click.option("--pause-file", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
+@click.option("--removal-pause", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
 @click.option(
     "--before-removal",
     type=_Word(()),
@@ -296,7 +297,7 @@ def archive_cleanup(
     dry_run: bool,
     strip_extension: "str | None",
     keep: int,
-    pause_file: "str | None",
+    removal_pause: "str | None",
     before_removal: "str | None",
     reader: "str | None",
     silent_after: int,
@@ -314,7 +315,7 @@ def archive_cleanup(
         backups=clean_backup_history,
         extension=strip_extension or "",
         keep=keep,
-        pause_file=pause_file,
+        removal_pause=removal_pause,
         before_removal=before_removal,
         reader=reader,
         silent_after=silent_after,
@@ -375,9 +376,32 @@ def trigger(
     return 0
 
 
+@click.command(
+    "check",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+Reads the data directory, the configuration files, the archive and the trigger file, with the rights
+of the server's user; changes nothing. The server may run or not. For example:
+  pystandby check --pgdata /var/lib/postgresql/15/main
+
+Exit status: 0, no errors (there may be warnings); 1, errors; 200 and above, nothing is checked.""",
+)
+@click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", required=True, help="the standby's data directory")
+@click.option("--bindir", type=_Word(()), metavar="DIR", help="the folder of its programs, if it has never been started")
+@click.option("--config-file", type=_Word(()), metavar="FILE", help="its postgresql.conf, if that is not in the data directory")
+def check(pgdata: str, bindir: "str | None", config_file: "str | None") -> int:
+    """pystandby check says what is wrong with a standby's settings before it goes live, and how to mend it."""
+    from pystandby.checks import Check
+    from pystandby.server import Server
+
+    return Check(Server(pgdata, bindir=bindir, config_file=config_file), click.echo).run()
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
+    "check": check,
     "demo": demo,
     "recovery-end": recovery_end,
     "trigger": trigger,

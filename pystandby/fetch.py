@@ -10,7 +10,7 @@ import time
 
 from pystandby import archive, exits, osdep, ready, say, wal
 from pystandby.archive import Archive
-from pystandby.asker import Asker
+from pystandby.asker import PG_REWIND, Asker
 from pystandby.options import Options
 from pystandby.place import Copy
 
@@ -26,6 +26,7 @@ UNREADABLE = archive.UNREADABLE
 UNFINISHED = ready.UNFINISHED
 WRONG = ready.WRONG
 SETTLING = "settling"
+DELAYED = "delayed"
 FAILED = "failed"
 
 _MOMENT = 0.01
@@ -110,6 +111,8 @@ class Fetcher:
         self._system_identifier = asker.system_identifier() if self.verify == "pages" else None
         self.takes_unfinished = False
         """Whether a segment that is unfinished and has come to rest is wanted as it is."""
+        self.takes_young = asker.kind == PG_REWIND or kind != wal.SEGMENT
+        """Whether --delay does not count."""
         self.takes_at_once = False
         """Whether it is wanted without having come to rest, because it was handed over before."""
         self._seen: tuple[tuple[int, ...], float] | None = None
@@ -228,6 +231,9 @@ class Fetcher:
                     )
                 if rested < self._options.sleep:
                     return Found(SETTLING, self._options.sleep - rested)
+        left = 0.0 if self.takes_young else self._options.delay - (time.time() - status.st_mtime)
+        if self._options.delay and left > 0:
+            return self._delayed(left)
         if rested < self._stable:
             return Found(SETTLING, self._stable - rested)
         known = self._judged is not None and self._judged[0] == _signature(status) and time.monotonic() < self._judged[1]
@@ -240,6 +246,15 @@ class Fetcher:
             found.seconds = _LONG_MOMENT
             return found
         return None
+
+    def _delayed(self, left: float) -> Found:
+        found = Found(DELAYED, left)
+        ahead = left - self._options.delay
+        if ahead > _SKEW:
+            found.message = f'segment "{self._path}" has a modification time that is {ahead:.0f} seconds in the future'
+            found.detail = f"It is held back until {self._options.delay} seconds after that time (--delay)."
+            found.hint = f'Set the clocks right; "touch {self._path}" has it restored {self._options.delay} seconds from now.'
+        return found
 
     def _judge_head(self, head: bytes, size: int) -> ready.Verdict:
         if self.verify == "size":

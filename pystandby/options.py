@@ -65,6 +65,10 @@ OPTIONS = (
            "how to tell that a segment is whole; auto: pages under a server, size by hand"),
     Option("stable", "", "stable", NUMBER, None, "SECONDS", (0, 3600),
            "take a segment only when size and time have been the same this long (default 0; on Windows SLEEPTIME)"),
+    Option("delay", "", "delay", NUMBER, 0, "SECONDS", (0, NO_LIMIT),
+           "take a segment only this long after its modification time in the archive (0); a smart trigger ends that"),
+    Option("removal_pause", "", "removal-pause", TEXT, None, "FILE", (),
+           "remove nothing from the archive while this file is there"),
     Option("look_ahead", "", "look-ahead", NUMBER, 8, "N", (0, 64),
            "keep the N following segments ready in pg_wal while the server replays (8; 0: none)"),
     Option("on_failure", "", "on-failure", CHOICE, "abort", "abort|end-recovery", ("abort", "end-recovery"),
@@ -83,13 +87,15 @@ ARGUMENTS = ("archivelocation", "nextwalfile", "xlogfilepath", "restartwalfile")
 class Options:
     """What a restore was asked to do: an attribute for each row of OPTIONS and of ARGUMENTS.
 
-    Times are whole seconds. ``restartwalfile`` is None where it was not given, ``trigger`` and ``stable`` likewise.
+    Times are whole seconds. ``restartwalfile`` is None where it was not given; ``trigger``, ``removal_pause`` and ``stable``
+    likewise.
     """
 
     __slots__ = (
         "archivelocation",
         "copy",
         "debug",
+        "delay",
         "keep",
         "link",
         "look_ahead",
@@ -98,6 +104,7 @@ class Options:
         "on_failure",
         "on_new_timeline",
         "promote",
+        "removal_pause",
         "restartwalfile",
         "retries",
         "sleep",
@@ -113,6 +120,7 @@ class Options:
     archivelocation: str
     copy: bool
     debug: bool
+    delay: int
     keep: int
     link: bool
     look_ahead: int
@@ -121,6 +129,7 @@ class Options:
     on_failure: str
     on_new_timeline: str
     promote: bool
+    removal_pause: "str | None"
     restartwalfile: "str | None"
     retries: int
     sleep: int

@@ -84,13 +84,14 @@ class Copy:
 def remove_left_over(path: str) -> None:
     """Remove a copy that a killed maker left, by its temporary name; not one that is being made. Raises nothing.
 
-    One killed between the two steps of publish_new() left a second name of the published file, which nobody may write to.
+    It may be a second name of a published file, of one that was killed between the two steps of publish_new(): not to be written
+    to. Whoever makes a copy has it locked, so what can be locked is nobody's.
     """
     try:
         descriptor = os.open(path, osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | osdep.O_NOFOLLOW)
         try:
             status = os.fstat(descriptor)
-            is_left = status.st_nlink > 1 or osdep.lock(descriptor)
+            is_left = osdep.lock(descriptor)
             if is_left and os.path.samestat(status, os.lstat(path)):
                 os.unlink(path)
         finally:

@@ -52,6 +52,21 @@ def cleanable(names: "list[str]", oldest_kept: str, extension: str = "", backups
     return [name for _, name in sorted(old)]
 
 
+def is_paused(pause_file: "str | None") -> bool:
+    """Whether the file of --removal-pause is there, or cannot be ruled out; False where none is named."""
+    if pause_file is None:
+        return False
+    try:
+        os.lstat(pause_file)
+    except FileNotFoundError:
+        return False
+    except OSError as failure:
+        say.warning(
+            f'whether "{pause_file}" is there is not known: {say.reason(failure)}', "Nothing is removed from the archive."
+        )
+    return True
+
+
 def prune(directory: str, oldest_kept: str) -> int:
     """Remove what is older than ``oldest_kept`` from an archive, and return how many segments that were.
 

@@ -6,7 +6,7 @@ import time
 from pystandby import exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
-from pystandby.fetch import ABSENT, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
+from pystandby.fetch import ABSENT, DELAYED, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
 from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
@@ -114,6 +114,7 @@ class _Restore:
                 smart = self._asked_to_end()
                 rests = self._rests()
                 self.fetcher.takes_unfinished = (bool(smart) and self.may_wait) or rests
+                self.fetcher.takes_young = bool(smart) or self.ended or self.fetcher.takes_young
                 self.fetcher.takes_at_once = (bool(smart) and self._was_handed_over()) or rests
                 found = self._look()
                 self.seconds = found.seconds
@@ -290,6 +291,11 @@ class _Restore:
         self.failures = 0
         if found.state == SETTLING:
             return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_whole(found, smart)
+        if found.state == DELAYED:
+            if self.give_up_at is not None:
+                # It has come: MAXWAITTIME is for what has not.
+                self.give_up_at = time.monotonic() + found.seconds + self.options.max_wait
+            return None if self.may_wait else self._not_there(smart)
         if found.state in (UNAVAILABLE, UNREADABLE):
             return self._unknown(found, smart)
         if found.state == UNFINISHED and smart and self.may_wait:
@@ -529,7 +535,7 @@ class _Restore:
         oldest = prune.cutoff(self.name, options.restartwalfile, options.keep, found.segment_size)
         if oldest is not None and self.memory is not None and self.memory.pruned(options.archivelocation) == oldest:
             return None
-        return oldest
+        return None if oldest is None or prune.is_paused(options.removal_pause) else oldest
 
     def _failed(self, found: Found) -> "int | None":
         """A copy failed: try again after 1, 2, 3... times SLEEPTIME, MAXRETRIES times."""
@@ -654,6 +660,10 @@ class _Restore:
             self._warn_once(found.message, self._waits_for(), found.hint)
         elif found.state == UNFINISHED and self.may_wait:
             say.log(found.message, found.detail, found.hint)
+        elif found.state == DELAYED:
+            say.debug(f"{self.name} is held back for {found.seconds:.0f} seconds (--delay)")
+            if found.message:
+                self._warn_once(found.message, found.detail, found.hint)
         elif found.state == ABSENT and self.may_wait and self.is_segment:
             say.debug(f"waiting for {self.name}")
 

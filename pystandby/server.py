@@ -19,8 +19,13 @@ from pystandby.options import Options
 class Server:
     """The server of a data directory. Raises StandbyError where that is none."""
 
-    def __init__(self, data_directory: str, user: str = cluster.SUPERUSER) -> None:
-        """``user`` is the database user that statements are run as; the operating system's is the data directory's owner."""
+    def __init__(
+        self, data_directory: str, user: str = cluster.SUPERUSER, bindir: "str | None" = None, config_file: "str | None" = None
+    ) -> None:
+        """``user`` is the database user that statements are run as; the operating system's is the data directory's owner.
+
+        ``bindir`` is where its programs are, ``config_file`` its postgresql.conf: both are known of a server that has run before.
+        """
         self.directory = os.path.abspath(data_directory)
         self.version = asker.version_number(osdep.read_small(self.path("PG_VERSION"), 16))
         if self.version is None:
@@ -33,6 +38,8 @@ class Server:
         status = os.stat(self.directory)
         self.owner = (status.st_uid, status.st_gid)
         self._user = user
+        self._bindir = bindir
+        self._config_file = config_file
 
     def path(self, name: str) -> str:
         """Where a file is that is named as the server names it: relative to its data directory, or in full."""
@@ -63,7 +70,8 @@ class Server:
 
     def restore_options(self) -> "Options | None":
         """The options of the pystandby in its restore_command; None where that is another program, or cannot be understood."""
-        command = self.setting("restore_command")
+        # Up to 11 what was set is in recovery.done once recovery has ended.
+        command = self.setting("restore_command") or self._from_recovery_conf("restore_command", "recovery.done")
         try:
             words = shlex.split(command)
         except ValueError:
@@ -77,26 +85,40 @@ class Server:
 
     def setting(self, name: str) -> str:
         """What a setting is, by the server's configuration files; empty where it is not set. Raises StandbyError."""
-        found = self._from_recovery_conf(name)
-        if found:
-            return found
+        if (self.version or 0) < 1200 and name in cluster.RECOVERY_CONF_SETTINGS:
+            return self._from_recovery_conf(name)
+        unknown = f"what {name} is set to is not known"
+        program, arguments = self._last_started(unknown)
+        if self._bindir is not None or not program:
+            program = os.path.join(self._programs(unknown), "postgres")
+        if self._config_file is not None:
+            arguments = [*arguments, "-c", f"config_file={self._config_file}"]
+        command = [program, *arguments, *([] if "-D" in arguments else ["-D", self.directory]), "-C", name]
+        return self._output(command, unknown).rstrip("\n")
+
+    def _last_started(self, unknown: str) -> "tuple[str, list[str]]":
+        """The program and the arguments that it was last started with, by postmaster.opts; neither where it has not been yet."""
         opts = (osdep.read_small(self.path("postmaster.opts"), 1 << 16) or b"").decode("utf-8", "surrogateescape").strip()
         program, _, rest = opts.partition(' "')
-        if not program:
-            raise self._failure(f"what {name} is set to is not known", "It has no postmaster.opts.")
         try:
-            arguments = shlex.split(f'"{rest}') if rest else []
+            return program, shlex.split(f'"{rest}') if rest else []
         except ValueError as failure:
-            raise self._failure(
-                f"what {name} is set to is not known", f"postmaster.opts cannot be understood: {failure}"
-            ) from failure
-        command = [program, *arguments, *([] if "-D" in arguments else ["-D", self.directory]), "-C", name]
-        return self._output(command, f"what {name} is set to is not known").rstrip("\n")
+            raise self._failure(unknown, f"postmaster.opts cannot be understood: {failure}") from failure
 
-    def _from_recovery_conf(self, name: str) -> str:
+    def _programs(self, unknown: str) -> str:
+        """The folder of programs of its version."""
+        if self._bindir is not None:
+            return self._bindir
+        version = self.version or 0
+        try:
+            return str(cluster.choose_installation(str(version // 100 if version >= 1000 else version), needs=()).bindir)
+        except StandbyError as failure:
+            raise self._failure(unknown, f"It has no postmaster.opts, and {failure.message}.") from failure
+
+    def _from_recovery_conf(self, name: str, file: str = "recovery.conf") -> str:
         """A setting of recovery.conf, up to 11; empty where it has none."""
         found = ""
-        content = osdep.read_small(self.path("recovery.conf"), 1 << 16) or b""
+        content = (osdep.read_small(self.path(file), 1 << 16) if (self.version or 0) < 1200 else None) or b""
         for line in content.decode("utf-8", "surrogateescape").splitlines():
             match = re.match(rf"\s*{name}\s*=?\s*(?:'((?:[^']|'')*)'|(\w+))", line, re.IGNORECASE)
             if match:
@@ -140,7 +162,8 @@ class Server:
         except OSError as failure:
             raise self._failure(message, f'"{command[0]}" could not be run: {failure.strerror}.') from failure
         if done.returncode:
-            raise self._failure(message, done.stderr.strip() or f"{command[0]} ended with status {done.returncode}.")
+            said = "; ".join(line.strip() for line in done.stderr.splitlines())
+            raise self._failure(message, said or f"{command[0]} ended with status {done.returncode}.")
         return str(done.stdout)
 
     def _failure(self, message: str, detail: str) -> StandbyError:

@@ -262,21 +262,21 @@ def test_a_pause_file(archive: Path) -> None:
     fill(archive, *N)
     pause = archive.parent / "pause"
     pause.symlink_to("/nowhere")
-    result = clean(archive, "--pause-file", pause, "--reader", "a", N[6])
+    result = clean(archive, "--removal-pause", pause, "--reader", "a", N[6])
     assert result.status == 0
     assert f'LOG:  removal from archive "{archive}" is paused: "{pause}" is there' in result.stderr
     assert left(archive) == N
     # What it needs is known to the others all the same.
     assert readers(archive) == {"a": f"{N[6]}\n"}
     pause.unlink()
-    assert clean(archive, "--pause-file", pause, N[6]) == (0, "", "")
+    assert clean(archive, "--removal-pause", pause, N[6]) == (0, "", "")
     assert left(archive) == N[6:]
 
 
 def test_a_pause_file_that_cannot_be_looked_for(archive: Path) -> None:
     fill(archive, *N)
-    result = clean(archive, "--pause-file", archive / N[0] / "pause", N[6])
-    assert "WARNING:  pause file" in result.stderr
+    result = clean(archive, "--removal-pause", archive / N[0] / "pause", N[6])
+    assert "WARNING:  whether" in result.stderr
     assert left(archive) == N
 
 
@@ -312,7 +312,7 @@ def test_a_program_that_fails_keeps_that_file_and_later_ones(archive: Path) -> N
     assert clean(archive, "--before-removal", hook(archive, "kill -9 $$"), N[6]).status == 1
     assert left(archive) == N[2:]
     pause = archive.parent / "pause"
-    assert clean(archive, "--before-removal", hook(archive, f"touch {pause}"), "--pause-file", pause, N[6]).status == 0
+    assert clean(archive, "--before-removal", hook(archive, f"touch {pause}"), "--removal-pause", pause, N[6]).status == 0
     assert left(archive) == N[3:]
 
 
@@ -384,8 +384,7 @@ def test_a_damaged_installation(archive: Path, missing: str) -> None:
 
 def cleaning(scene: Scene, name: str, *options: str) -> Server:
     """A standby that cleans up the archive at its restartpoints, and says who it is."""
-    settings = {"recovery_prefetch": False}
-    standby = scene.standby(name=name, restore_command=scene.restore_command().removesuffix(" %r"), settings=settings)
+    standby = scene.standby(name=name, restore_command=scene.restore_command().removesuffix(" %r"), settings=scene.seen_at_once)
     command = f"{PYSTANDBY} archive-cleanup -d --reader {name} {' '.join(options)} {scene.archive} %r"
     standby.reconfigure({"archive_cleanup_command": command})
     return standby.begin()

@@ -702,7 +702,7 @@ def test_a_standby_lives_on_what_it_archives(scene: Scene) -> None:
     second = scene.folder / "second"
     second.mkdir()
     primary = archiving(scene.primary(), scene.archive, second).begin()
-    standby = scene.standby(settings={"recovery_prefetch": False}).begin()
+    standby = scene.standby(settings=scene.seen_at_once).begin()
     for _ in range(3):
         write_and_switch(primary)
         standby.until_rows(primary.rows())
@@ -721,7 +721,7 @@ def test_the_old_primary_comes_back(scene: Scene) -> None:
     """After a failover to a standby that archives to the same folder, the old primary is started by mistake."""
     scene.feed(to=scene.stock.last)
     primary = archiving(scene.primary(), scene.archive).begin()
-    standby = archiving(scene.standby(settings={"recovery_prefetch": False}), scene.archive).begin()
+    standby = archiving(scene.standby(settings=scene.seen_at_once), scene.archive).begin()
     last = write_and_switch(primary)
     rows = primary.rows()
     standby.until_rows(rows)
@@ -739,7 +739,7 @@ def test_the_old_primary_comes_back(scene: Scene) -> None:
     primary.until_log("archive command failed with exit code 1")
     assert "HINT:  Stop this server, and make it a standby again" in primary.log_text()
     # Its archiver goes on trying, and the new primary goes on archiving.
-    assert "archiver process" not in primary.log_text()
+    assert "archiver process" not in primary.log_text().rpartition("database system was interrupted")[2]
     write_and_switch(standby)
     old = {name for name in set(os.listdir(scene.archive)) - set(before) if name.startswith("00000001")}
     assert not {name for name in old if name > last}

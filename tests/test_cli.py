@@ -60,6 +60,8 @@ def test_help_reads_like_that_of_a_postgresql_client_program() -> None:
         "wait",
         "verify",
         "stable",
+        "delay",
+        "removal-pause",
         "look-ahead",
         "on-failure",
         "on-new-timeline",
@@ -128,6 +130,7 @@ LIMITS = {
     ("-s", "--sleep"): (1, 60),
     ("-w", "--max-wait"): (0, 2147483647),
     ("--stable",): (0, 3600),
+    ("--delay",): (0, 2147483647),
     ("--look-ahead",): (0, 64),
 }
 
@@ -153,9 +156,9 @@ def test_out_of_range(standby: Standby, flag: str, value: str) -> None:
 @pytest.mark.parametrize(("flag", "value"), [(flags[0], str(limit)) for flags, limits in LIMITS.items() for limit in limits])
 def test_at_the_limit(standby: Standby, flag: str, value: str) -> None:
     content = standby.put(NAME)
-    # --stable 3600 waits for an hour, rightly.
+    # --stable 3600 waits for an hour, and --delay for some years, rightly.
     os.utime(standby.archive / NAME, (1, 1))
-    if (flag, value) == ("--stable", "3600"):
+    if (flag, value) in (("--stable", "3600"), ("--delay", "2147483647")):
         with standby.begin(NAME, flag, value, "-d") as waiting:
             waiting.until_watching()
             assert "ERROR" not in waiting.stderr
@@ -211,7 +214,7 @@ CASES: list[tuple[list[str], str]] = [
     (["--on-failure=stop", "A", "N", "P"], 'invalid value "stop" for option --on-failure: .* abort, end-recovery'),
     (["--on-new-timeline=x", "A", "N", "P"], 'invalid value "x" for option --on-new-timeline: .* wait, stop'),
     (["-d", "demo"], "missing argument NEXTWALFILE"),
-    *(([verb, "N", "P"], f'this version of pystandby has no verb "{verb}"') for verb in ("status", "verify", "check")),
+    *(([verb, "N", "P"], f'this version of pystandby has no verb "{verb}"') for verb in ("status", "verify")),
     (["demo", "--unknown"], 'unknown option "--unknown"'),
     (["demo", "more"], "got unexpected extra argument.*"),
     (["demo", "--seconds", "0"], 'invalid value "0" for option --seconds: .*'),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.branches import LATEST, make_branch
-from support.command import PYSTANDBY
+from support.command import PYSTANDBY, Result, environment, run
 from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 from support.service import Service
@@ -107,8 +107,10 @@ def test_no_sample_is_left_out() -> None:
     """Each of these is run by a test below."""
     tested = {
         "README.md",
+        "failover",
         "postgresql-follow.conf",
         "postgresql-primary.conf",
+        "postgresql-shared-archive.conf",
         "postgresql-warm-standby.conf",
         "pystandby",
         "pystandby-python",
@@ -213,3 +215,57 @@ def test_the_drop_in_is_one_that_systemd_takes(tmp_path: Path) -> None:
     )
     assert "postgresql-sample" not in answer.stderr, answer.stderr
     assert "postgresql-follow" not in answer.stderr, answer.stderr
+
+
+def test_several_standbys_on_one_archive(scene: Scene) -> None:
+    """The sample for them, as its comments tell: the second finds all that it needs, and what both have passed is removed."""
+    scene.feed(to=scene.stock.last)
+    first = scene.stock.names[0]
+    standbys = []
+    for name in ("standby1", "standby2"):
+        done = run("archive-cleanup", "--reader", name, scene.archive, first)
+        assert done == (0, "", "")
+        standby = scene.bare_standby(name)
+        text = filled_in(scene, "postgresql-shared-archive.conf").replace("--reader standby1 ", f"--reader {name} ")
+        assert f"--reader {name} " in text
+        standby.write("postgresql.conf", text, append=True)
+        standby.write("recovery.signal", "")
+        standbys.append(standby)
+    for standby in standbys:
+        assert (scene.archive / first).exists()
+        standby.begin()
+        standby.until_rows(scene.stock.rows[scene.stock.last])
+        standby.sql("CHECKPOINT")
+    eventually(lambda: not (scene.archive / first).exists(), "what both have passed is removed", tell=standbys[1].tell)
+    assert "WARNING" not in standbys[0].log_text() + standbys[1].log_text()
+
+
+def failover(server: Server, *words: str, fence: str) -> Result:
+    path = f"{PYSTANDBY.parent}{os.pathsep}{os.defpath}"
+    program: list[str | Path] = ["/bin/sh", SAMPLES / "failover"]
+    return run(*words, server.data_directory, program=program, env=environment(FENCE=fence, PATH=path), as_server=False)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_failover_script(scene: Scene, fast: bool) -> None:
+    scene.feed(to=4)
+    standby = sample_standby(scene)
+    standby.until_rows(scene.stock.rows[4])
+    fenced = scene.folder / "fenced"
+    # What it cannot do it does not begin.
+    assert failover(standby, fence="").status == 1
+    result = failover(standby, fence=f"touch {fenced}; exit 3")
+    assert result.status == 1
+    assert "no failover" in result.stderr
+    assert fenced.exists()
+    assert not scene.trigger_file.exists()
+    standby.assert_not_promoted()
+    result = failover(standby, *(["--fast"] if fast else []), fence="true")
+    assert result.status == 0, result
+    assert "the server takes writes after" in result.stdout
+    standby.until_promoted(scene.stock.rows[4])
+    assert not scene.trigger_file.exists()
+    # Run again: it is up already.
+    result = failover(standby, fence="true")
+    assert result.status == 1
+    assert "is not in recovery" in result.stderr

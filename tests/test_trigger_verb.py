@@ -205,7 +205,7 @@ def _dead() -> int:
 
 def waiting(scene: Scene, *options: Argument, standby_mode: bool = False, **settings: str | int | bool) -> Server:
     """A standby that has replayed up to the fourth segment."""
-    settings = {"recovery_prefetch": False, **settings}
+    settings = {**scene.seen_at_once, **settings}
     scene.feed(to=4)
     return scene.standby(*options, standby_mode=standby_mode, settings=settings).begin()
 
@@ -296,7 +296,7 @@ def test_wait_for_a_server_that_ends(scene: Scene) -> None:
 def test_without_hot_standby(scene: Scene) -> None:
     """It takes no connections before it is promoted: nothing is known of how far it is, and the failover works."""
     scene.feed(to=4)
-    standby = scene.standby(settings={"recovery_prefetch": False, "hot_standby": False})
+    standby = scene.standby(settings={**scene.seen_at_once, "hot_standby": False})
     standby.begin(connections=False)
     standby.until_waiting(5)
     result = on(standby, "fast", "--wait", "60")
@@ -321,12 +321,28 @@ def test_another_trigger_file_than_the_servers(scene: Scene) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_what_the_server_would_ignore_is_not_left_there(scene: Scene) -> None:
+def test_restore_command_that_cannot_be_read(scene: Scene) -> None:
+    """The configuration is damaged while the server runs: the trigger file has to be named, and then all works."""
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])
-    (standby.data_directory / "postmaster.opts").unlink()
+    standby.write("postgresql.conf", "no such line\n", append=True)
     result = on(standby, "smart")
-    assert refused(result, "no trigger file is known", "It has no postmaster.opts")
+    assert refused(result, "what restore_command is set to is not known", "no trigger file is known", "HINT:  Name it with -t")
+    assert on(standby, "smart", "-t", scene.trigger_file, "--wait", "60").status == 0
+    standby.until_promoted(scene.stock.rows[4])
+
+
+@pytest.mark.timeout(300)
+def test_what_the_server_would_ignore_is_not_left_there(scene: Scene) -> None:
+    assert os.geteuid(), "to root no file is unreadable: run the tests as an ordinary user"
+    standby = waiting(scene)
+    standby.until_rows(scene.stock.rows[4])
+    # A program that makes files nobody can read.
+    program = injected.program(scene.folder, "_chmod = os.chmod\nos.chmod = lambda path, mode: _chmod(path, 0)")
+    result = run("trigger", "smart", "--pgdata", standby.data_directory, program=program)
+    assert refused(result, "could not be read: Permission denied", "The server would ignore it. Nothing is triggered.")
+    assert not scene.trigger_file.exists()
+    standby.assert_not_promoted()
 
 
 @pytest.mark.timeout(300)
@@ -355,6 +371,10 @@ def test_up_to_11(scene11: Scene) -> None:
     result = on(standby, "smart", "--wait", "60")
     assert result.status == 0, result
     standby.until_promoted(scene11.stock.rows[4])
+    scene11.trigger_file.unlink()
+    assert refused(on(standby, "smart"), "is not in recovery", "It takes writes already.")
+    assert refused(on(standby, "cancel"), "too late: the server has ended its recovery")
+    assert "the server is not in recovery: it takes writes" in on(standby, "show").stdout
 
 
 @pytest.mark.timeout(300)
@@ -363,7 +383,7 @@ def test_the_shell_around_restore_command(scene: Scene) -> None:
     scene.feed(to=4)
     words = f"-d -s1 --trigger='{scene.trigger_file}' '{scene.archive}' %f %p %r"
     command = f"test -d . && {{ true; }} || false; exec '{PYSTANDBY}' {words}"
-    standby = scene.standby(restore_command=command, settings={"recovery_prefetch": False}).begin()
+    standby = scene.standby(restore_command=command, settings=scene.seen_at_once).begin()
     standby.until_rows(scene.stock.rows[4])
     result = on(standby, "smart", "--wait", "60")
     assert result.status == 0, result

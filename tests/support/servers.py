@@ -607,6 +607,11 @@ class Scene:
         server.make_standby(restore_command or self.restore_command(*options), standby_mode, **told)
         return server
 
+    @property
+    def seen_at_once(self) -> dict[str, str | int | bool]:
+        """The setting with which queries see the last segment as soon as it is there; up to 14 they do without one."""
+        return {"recovery_prefetch": False} if self.stock.installation.version >= 15 else {}
+
     def bare_standby(self, name: str = "standby", backup: Path | None = None) -> Server:
         """Make a server of the base backup that is told nothing yet: neither a restore_command nor that it is a standby."""
         server = self._server(name, backup or self.stock.folder / "backup")
