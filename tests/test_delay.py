@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.command import PYSTANDBY, RECOVERYHISTORY, Standby, run
+from support.command import PYSTANDBY, RECOVERYHISTORY, Standby, run, wait_until
 from support.servers import Scene, eventually
 
 pytest_plugins = ["support.servers"]
@@ -146,7 +146,7 @@ def test_removal_pause(standby: Standby, options: list[str]) -> None:
     pause.symlink_to("/nowhere")
     restart = None if options else segments.name(4)
     with standby.server() as server:
-        words = standby.command(NAME, *options, "--removal-pause", pause, restart=restart)
+        words = standby.command(NAME, *options, "--look-ahead", "0", "--removal-pause", pause, restart=restart)
         assert server.run(*words) == (0, "", "")
         assert standby.archived() == [*old, NAME]
         pause.unlink()
@@ -161,10 +161,14 @@ def test_removal_pause_with_look_ahead(standby: Standby) -> None:
     pause = standby.folder / "pause"
     pause.touch()
     with standby.server() as server:
+        options = ("--look-ahead", "2", "--removal-pause", pause, "-s", "1")
         for name in names[4:]:
-            words = standby.command(name, "--look-ahead", "2", "--removal-pause", pause, "-s", "1", restart=names[3])
-            assert server.run(*words).status == 0
-    assert standby.archived() == names
+            assert server.run(*standby.command(name, *options, restart=names[3])).status == 0
+        assert standby.archived() == names
+        # Without it the child, or a restore, removes them.
+        pause.unlink()
+        assert server.run(*standby.command(names[-1], *options, restart=names[3])).status == 0
+        wait_until(lambda: standby.archived() == names[3:], "what is old is removed")
 
 
 # Real servers -----------------------------------------------------------------------------------------------------------
