@@ -94,7 +94,7 @@ class Archive:
         ABSENT is said only of an archive that answers, and only after two looks: a name can be missing for a moment while its
         directory is being mounted or replaced. Raises OSError where this process itself lacks descriptors or memory.
         """
-        for _ in (1, 2):
+        for last in (False, True):
             try:
                 descriptor = os.open(self.path(name), osdep.O_READ)
             except OSError as failure:
@@ -108,7 +108,10 @@ class Archive:
                         # It leads to where something is not mounted.
                         return Entry(UNREADABLE, failure)
                     continue
-                return Entry(UNREADABLE, failure)
+                if last:
+                    return Entry(UNREADABLE, failure)
+                # The folder that could be read just now may have come back only after this failed.
+                continue
             try:
                 return Entry(PRESENT, None, descriptor, os.fstat(descriptor))
             except OSError as failure:

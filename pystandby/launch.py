@@ -67,6 +67,7 @@ def _main(arguments: "list[str]", launcher: str) -> int:
         if str(os.getppid()) != launcher:
             # It was ended by a signal that could not reach us yet.
             return 207
+        osdep.launcher = int(launcher)
     osdep.use_standard_descriptors()
     options = argv.parse(arguments)
     if options is None:

@@ -34,6 +34,10 @@ SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
 
+launcher: "int | None" = None
+"""The process id of the shell that waits for us and passes signals on (contrib/linux/pystandby), if one does."""
+
+
 class SourceError(OSError):
     """A copy failed because its source could not be read; every other OSError of copy() is the destination's."""
 
@@ -313,8 +317,13 @@ else:
                 os.seteuid(0)
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
-        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138)."""
+        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138).
+
+        The shell that started us keeps what came before, and passes it on now.
+        """
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
+        if launcher is not None and os.getppid() == launcher:
+            os.kill(launcher, _signal.SIGUSR2)
 
     def heed_quit() -> None:
         """Die of SIGQUIT, the postmaster's immediate shutdown, which a shell has its background commands ignore."""

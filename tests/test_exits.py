@@ -552,6 +552,8 @@ def test_a_server_that_stops(standby: Standby, monkeypatch: pytest.MonkeyPatch) 
     """Where no signal reaches a command, what postmaster.pid says has to."""
     standby.data.write_postmaster_pid("stopping")
     monkeypatch.chdir(standby.data.path)
+    # Whoever started the tests need not be there any more.
+    monkeypatch.setattr(osdep, "process_group", os.getpid)
     asker = Asker(NAME, "pg_wal/RECOVERYXLOG")
     asker.alive()
     monkeypatch.setattr(osdep, "SHUTDOWN_SIGNALS_US", False)

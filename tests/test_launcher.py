@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from support import segments
-from support.command import PYSTANDBY, Argument, Standby, run, start, wait_until
+from support.command import PYSTANDBY, Argument, Standby, command_line, run, start, wait_until
 
 from pystandby import exits, osdep
 from pystandby.options import VERBS
@@ -154,6 +155,20 @@ def test_sigusr1_ends_recovery_whoever_gets_it(standby: Standby, shell: str, who
         result = waiting.result()
     assert result.status == 1
     assert result.stderr.count("recovery ends before segment") == 1
+
+
+@each_shell
+def test_sigusr1_is_not_lost_whenever_it_comes(standby: Standby, shell: str) -> None:
+    """While there is no Python yet, while it starts, and when it has just begun to wait."""
+    for number in range(40):
+        with start(*standby.command(NAME, "-s", "60"), cwd=standby.data.path, program=by(shell)) as waiting:
+            # The shell that sets umask and signals as a server does becomes the launcher, which takes signals from then on.
+            waiting.until(lambda waiting=waiting: bytes(PYSTANDBY) in command_line(waiting.pid), "the launcher runs")  # type: ignore[misc]
+            time.sleep(0.001 * number)
+            os.kill(waiting.pid, signal.SIGUSR1)
+            result = waiting.result()
+        # In its very first moment the shell has not heard of it, and dies.
+        assert result.status == 1 or (number < 5 and result.status == -signal.SIGUSR1), (number, result)
 
 
 @each_shell
