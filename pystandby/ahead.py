@@ -102,7 +102,8 @@ class _Child:
         path = self.options.trigger
         if path is None or (self.asker.standby_mode and not self.options.promote):
             return False
-        return trigger.look(path, self.options.trust_trigger).word == trigger.FAST
+        found = trigger.look(path, self.options.trust_trigger)
+        return found.word == trigger.FAST and not found.is_left_over(self.asker.told_at())
 
     def _follow(self) -> bool:
         """Move on to where the server is; whether it has moved."""
@@ -216,7 +217,9 @@ class _Child:
             newer = self.asker.restart_segment(self.segment_size)
             if newer is not None and newer[8:] > restart[8:]:
                 restart = newer
-        oldest = prune.cutoff(self.position, restart, self.options.keep, self.segment_size)
+        # -k counts from what was handed over for certain: a segment that is gone from the spool need not have been taken.
+        handed_over = self.position if restart is not None else self.told or self.options.nextwalfile
+        oldest = prune.cutoff(handed_over, restart, self.options.keep, self.segment_size)
         if oldest is not None and oldest != self.pruned and not prune.is_paused(self.options.removal_pause):
             self.pruned = oldest
             say.deferred = []

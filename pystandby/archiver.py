@@ -135,6 +135,11 @@ class _Call:
                 raise self._failed(f"what is there cannot be read: {say.reason(entry.failure)}" if entry.failure else entry.state)
             if not stat.S_ISREG(entry.status.st_mode):
                 raise self._failed("what has its name there is not a plain file")
+            if os.path.samestat(os.fstat(self.file.descriptor), entry.status):
+                # The server overwrites what it recycles, through every name that it has.
+                raise self._failed(
+                    "what has its name there is a link, and no copy", "Remove the link, so that a copy can be made in its place."
+                )
             if not _same_bytes(self.file.descriptor, entry.descriptor):
                 raise self._another(entry.descriptor, entry.status.st_size)
             # Whoever put it there may have been killed before it was on the disk, and the server removes its own now.

@@ -60,7 +60,7 @@ class Asker:
                 version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
                 self.data_directory = parent if version is not None else None
             if self.data_directory is not None:
-                self.standby_mode = self._in_standby_mode()
+                self.standby_mode = in_standby_mode(self.data_directory or "")
                 # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the
                 # startup process itself.
                 self._leader = osdep.process_group()
@@ -135,8 +135,11 @@ class Asker:
         return is_server and not any(os.path.exists(self._path(name)) for name in RECOVERY_FILES)
 
     def told_at(self) -> "float | None":
-        """When the server was told to recover, by the modification time of the file that says so; None if that is not known."""
-        for name in RECOVERY_FILES:
+        """When the server was told to recover, by the modification time of the file that says so; None if that is not known.
+
+        Not by recovery.conf, which is edited for other reasons as well.
+        """
+        for name in RECOVERY_FILES[:2]:
             try:
                 return os.stat(self._path(name)).st_mtime
             except OSError:
@@ -146,19 +149,6 @@ class Asker:
     def _path(self, name: str) -> str:
         """A file of the data directory, or, where that is not known, of the current one."""
         return os.path.join(self.data_directory or "", name)
-
-    def _in_standby_mode(self) -> bool:
-        """Whether the server retries by itself: standby.signal, or standby_mode in recovery.conf."""
-        if os.path.exists(self._path("standby.signal")):
-            return True
-        mode = False
-        for line in (osdep.read_small(self._path("recovery.conf"), 1 << 16) or b"").splitlines():
-            name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
-            if name.lower() == b"standby_mode":
-                # As parse_bool(): any unambiguous beginning of a word for true.
-                word = value.strip().strip(b"'").strip().lower()
-                mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
-        return mode
 
     def _started_postmaster(self) -> "str | None":
         """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
@@ -214,6 +204,20 @@ class Asker:
     def _postmaster_lines(self) -> "list[bytes]":
         content = osdep.read_small(self._path("postmaster.pid"), 8192)
         return content.splitlines() if content else []
+
+
+def in_standby_mode(data_directory: str) -> bool:
+    """Whether a server retries by itself: standby.signal, or standby_mode in recovery.conf."""
+    if os.path.exists(os.path.join(data_directory, "standby.signal")):
+        return True
+    mode = False
+    for line in (osdep.read_small(os.path.join(data_directory, "recovery.conf"), 1 << 16) or b"").splitlines():
+        name, _, value = line.partition(b"#")[0].replace(b"=", b" ", 1).strip().partition(b" ")
+        if name.lower() == b"standby_mode":
+            # As parse_bool(): any unambiguous beginning of a word for true.
+            word = value.strip().strip(b"'").strip().lower()
+            mode = word in (b"on", b"1") or (word != b"" and (b"true".startswith(word) or b"yes".startswith(word)))
+    return mode
 
 
 def version_number(content: "bytes | None") -> "int | None":

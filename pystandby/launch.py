@@ -44,7 +44,7 @@ def start() -> "NoReturn":
 def main(arguments: "list[str]", launcher: str = "") -> int:
     """Do what a command line (without the program's name) says, and return the exit status. Raises nothing.
 
-    ``launcher`` is the process id of the shell that waits for us, if one does.
+    ``launcher`` is the process id of the shell that waits for us, if one does, and "asked" where SIGUSR1 came to that.
     """
     try:
         status = _main(arguments, launcher)
@@ -64,10 +64,11 @@ def _main(arguments: "list[str]", launcher: str) -> int:
 
     if launcher:
         osdep.heed_quit()
-        if str(os.getppid()) != launcher:
+        shell, _, asked = launcher.partition(" ")
+        osdep.user_signal_came = asked == "asked"
+        if str(os.getppid()) != shell:
             # It was ended by a signal that could not reach us yet.
             return 207
-        osdep.launcher = int(launcher)
     osdep.use_standard_descriptors()
     options = argv.parse(arguments)
     if options is None:

@@ -43,6 +43,13 @@ class Memory:
         """Remember that recovery ends at a segment, ``fast`` if it may be there; False where that cannot be written down."""
         return self._write("refused", [name, *(["fast"] if fast else [])], self._identity)
 
+    def forget_refusal(self) -> None:
+        """Forget what another server process was refused; to be called where refused() has found nothing for this one."""
+        try:
+            os.unlink(os.path.join(self._folder, "refused"))
+        except OSError:
+            pass
+
     def say_once(self, what: str) -> bool:
         """Whether this server process has yet to be told of something, noting that it now is."""
         what = _line(what)

@@ -34,8 +34,8 @@ SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
 
-launcher: "int | None" = None
-"""The process id of the shell that waits for us and passes signals on (contrib/linux/pystandby), if one does."""
+user_signal_came = False
+"""Whether SIGUSR1 came to the shell that waits for us (contrib/linux/pystandby) before we were there."""
 
 
 class SourceError(OSError):
@@ -178,8 +178,11 @@ if sys.platform == "win32":
         """Files have no numeric owner on Windows: as stat() says there."""
         return 0
 
-    def give(path: str, user: int, group: int) -> None:
+    def give(descriptor: int, user: int, group: int) -> None:
         """Files have no numeric owner on Windows."""
+
+    def let_everybody_read(descriptor: int) -> None:
+        """Nor a mode that says who may read them."""
 
     class ActingAs:
         """Nothing to become: see own_user()."""
@@ -298,9 +301,13 @@ else:
         """The user that this process acts as."""
         return os.geteuid()
 
-    def give(path: str, user: int, group: int) -> None:
-        """Let a file belong to a user and group, which takes root. Raises OSError."""
-        os.chown(path, user, group)
+    def give(descriptor: int, user: int, group: int) -> None:
+        """Let an open file belong to a user and group, which takes root. Raises OSError."""
+        os.fchown(descriptor, user, group)
+
+    def let_everybody_read(descriptor: int) -> None:
+        """Let everybody read an open file, whatever the umask. Raises OSError."""
+        os.fchmod(descriptor, 0o644)
 
     class ActingAs:
         """While in it, root acts as another user, to see what that user would see; others stay who they are."""
@@ -317,13 +324,10 @@ else:
                 os.seteuid(0)
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
-        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138).
-
-        The shell that started us keeps what came before, and passes it on now.
-        """
+        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138); at once if it came before."""
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
-        if launcher is not None and os.getppid() == launcher:
-            os.kill(launcher, _signal.SIGUSR2)
+        if user_signal_came:
+            handler()
 
     def heed_quit() -> None:
         """Die of SIGQUIT, the postmaster's immediate shutdown, which a shell has its background commands ignore."""

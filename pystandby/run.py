@@ -106,6 +106,7 @@ class _Restore:
         """The order of events."""
         osdep.on_user_signal(self._on_signal)
         self._debug_settings()
+        self._disown_spool()
         if self._is_refused():
             say.debug("recovery has ended before this segment for this server process")
             return exits.END_OF_RECOVERY
@@ -264,13 +265,20 @@ class _Restore:
         self.waiter.arm()
         return self._spooled() or self.fetcher.fetch()
 
+    def _disown_spool(self) -> None:
+        """See to it that nothing is taken out of a spool that an earlier run of the server left, not by a shell before us either."""
+        if self.memory is not None and os.path.exists(os.path.join(self.spool, "lock")):
+            from pystandby import spool
+
+            spool.empty_foreign(self.spool, self.asker.identity())
+
     def _spooled(self) -> "Found | None":
         """The segment out of the spool; one look at the disk where it is not there."""
         if not self.looks_ahead or not os.path.exists(os.path.join(self.spool, "lock")):
             return None
         from pystandby import spool
 
-        taken = spool.take(self.spool, self.name, self.fetcher.archive, self.asker.identity())
+        taken = spool.take(self.spool, self.name, self.fetcher.archive)
         if taken is None:
             return None
         found = Found(READY, 0)
@@ -495,6 +503,8 @@ class _Restore:
         if self.looks_ahead or self.options.restartwalfile is not None or self.options.keep:
             child = self.waiter.patiently(lambda: self._see_to_archive(found), self.options.sleep, self._hurry)
             if child:
+                # That of an earlier run: the executable's shell sees only that there is one.
+                self.memory.forget_refusal()
                 osdep.fork(lambda: self._look_ahead(found.segment_size))
 
     def _look_ahead(self, segment_size: int) -> None:
@@ -515,8 +525,9 @@ class _Restore:
             from pystandby import spool
 
             # The server waits for us, and would wait for a listing of a hundred thousand files.
-            if spool.note_position(self.spool, self.name):
-                return True
+            alone = spool.note_position(self.spool, self.name)
+            if alone is not None:
+                return alone
         if oldest is not None:
             from pystandby import prune
 

@@ -60,7 +60,7 @@ class Server:
 
     def is_standby_mode(self) -> bool:
         """Whether it retries by itself what its restore_command has not got."""
-        return self.recovery_file() == "standby.signal" or self._from_recovery_conf("standby_mode") in ("on", "true", "yes", "1")
+        return asker.in_standby_mode(self.directory)
 
     def postmaster(self) -> "list[str]":
         """The lines of postmaster.pid; none where the server does not run (src/include/utils/pidfile.h says what they are)."""

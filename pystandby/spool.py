@@ -57,15 +57,11 @@ def bound(look_ahead: int, segment_size: int) -> int:
     return max(1, min(look_ahead, MAX_BYTES // segment_size)) if look_ahead else 0
 
 
-def take(spool: str, name: str, archive: "Archive", owner: str) -> "Spooled | None":
-    """The segment out of the spool, if it is there and the archive's file has not changed since; waits for one being made.
+def take(spool: str, name: str, archive: "Archive") -> "Spooled | None":
+    """The segment out of our own spool, if it is there and the archive's file has not changed since; waits for one being made.
 
-    What was spooled from a file that has changed or gone is removed, and so is all that another server process (``owner`` is
-    Asker.identity()) had spooled; what an archive held that cannot be read now is good.
+    What was spooled from a file that has changed or gone is removed; what an archive held that cannot be read now is good.
     """
-    if not _is_owned(spool, owner):
-        empty(spool)
-        return None
     path = os.path.join(spool, name)
     _await_copy(path)
     try:
@@ -164,6 +160,12 @@ def claim(spool: str, owner: str) -> "int | None":
     return descriptor
 
 
+def empty_foreign(spool: str, owner: str) -> None:
+    """Empty a spool that another server process filled: the shell would take what is in it without a look."""
+    if not _is_owned(spool, owner):
+        empty(spool)
+
+
 def _is_owned(spool: str, owner: str) -> bool:
     content = osdep.read_small(os.path.join(spool, "lock"), 1024) or b""
     return content.partition(b"\n")[2] == f"{owner}\n".encode()
@@ -201,15 +203,15 @@ def _read_pid(descriptor: int) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def note_position(spool: str, name: str) -> bool:
-    """Tell the child, if there is one, which segment was restored; whether the lock shows that there is none."""
+def note_position(spool: str, name: str) -> "bool | None":
+    """Tell the child which segment was restored: True if there is no child, False if there is, None where there can be none."""
     try:
         os.mkdir(spool, 0o700)
     except OSError:
         pass
     descriptor = _open_lock(spool, create=True)
     if descriptor is None:
-        return False
+        return None
     try:
         free = osdep.lock(descriptor)
     finally:

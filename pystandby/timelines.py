@@ -140,7 +140,9 @@ def _hopeless(pg_wal: str, mine: int, asker: "Asker") -> "News | None":
     """
     points = history(pg_wal, mine)
     for timeline, reached in asker.reached():
-        if timeline != mine and points and reached > points.get(timeline, 0):
+        # A later one that descends from this was reached by way of it.
+        descends = timeline > mine and mine in history(pg_wal, timeline)
+        if timeline != mine and not descends and points and reached > points.get(timeline, 0):
             left = "does not descend from it"
             if timeline in points:
                 left = f"left timeline {timeline} at {ready.lsn(points[timeline])}"

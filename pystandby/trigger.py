@@ -127,9 +127,10 @@ def make(path: str, word: str, owner: "tuple[int, int] | None" = None) -> None:
     try:
         try:
             os.write(descriptor, f"{word}\n".encode())
-            os.chmod(temporary, 0o644)
+            # By the descriptor: by name, whoever owns the folder could have root give away another file.
+            osdep.let_everybody_read(descriptor)
             if owner is not None:
-                osdep.give(temporary, *owner)
+                osdep.give(descriptor, *owner)
         finally:
             os.close(descriptor)
         os.replace(temporary, path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from support import injected, segments
-from support.command import PYSTANDBY, Argument, DataDirectory, Installation, Result, run, start, wait_until
+from support.command import PYSTANDBY, Argument, DataDirectory, Installation, Result, run, session, start, wait_until
 from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 from test_imports import STANDARD, TOO_DEAR, bare, imported, script, told
@@ -499,6 +501,42 @@ def test_sigterm_ends_it_at_once(primary: Primary) -> None:
         assert running.result().status == -signal.SIGTERM
     assert primary.put(NAME) == (0, "", "")
     assert primary.archived() == [NAME]
+
+
+@pytest.mark.parametrize("verb", ["archive", "archive-cleanup"])
+def test_sigterm_to_the_launcher_ends_python_too(primary: Primary, verb: str) -> None:
+    """What goes on as an orphan would work beside the archiver's next call, or remove what is wanted by then."""
+    primary.write(NAME)
+    (primary.archive / "00000001000000000000000A").touch()
+    go = primary.folder / "go"
+    call = "os.link" if verb == "archive" else "os.unlink"
+    held = injected.program(primary.folder, f"{call} = hanging({call}, {str(primary.archive)!r}, {str(go)!r})")
+    programs = primary.folder / "bin"
+    programs.mkdir()
+    shutil.copy(PYSTANDBY, programs)
+    (programs / "pystandby-python").write_text(f'#!/bin/sh\nexec {shlex.join(map(str, held))} "$@"\n')
+    (programs / "pystandby-python").chmod(0o755)
+    words = primary.words(NAME) if verb == "archive" else [verb, primary.archive, "00000001000000000000000B"]
+    with start(*words, cwd=primary.data.path, program=[programs / "pystandby"]) as running:
+        wait_until(lambda: Path(f"{go}.reached").exists(), "it is in the middle of its work")
+        running.signal(signal.SIGTERM)
+        assert running.result().status == -signal.SIGTERM
+        wait_until(lambda: session(running.pid) == [], "Python has ended too")
+
+
+@pytest.mark.parametrize("link", ["hard", "symbolic", "folder"])
+def test_a_link_to_the_file_in_pg_wal_is_no_copy(primary: Primary, link: str) -> None:
+    """The server recycles what is archived, and overwrites it under every name that it has."""
+    primary.write(NAME)
+    archive = primary.archive
+    if link == "hard":
+        os.link(primary.data.wal / NAME, archive / NAME)
+    elif link == "symbolic":
+        (archive / NAME).symlink_to(primary.data.wal / NAME)
+    else:
+        archive = primary.folder / "link"
+        archive.symlink_to(primary.data.wal)
+    assert is_refused(primary.put(NAME, archive), "is a link, and no copy", "Remove the link")
 
 
 # What fails ---------------------------------------------------------------------------------------------------------------

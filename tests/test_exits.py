@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import signal
+import struct
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -573,6 +574,24 @@ def test_a_person_has_no_server_to_lose(standby: Standby) -> None:
 
 
 # New timelines --------------------------------------------------------------------------------------------------------
+
+
+def test_a_later_timeline_that_descends_from_the_one_asked_for_is_no_obstacle(standby: Standby) -> None:
+    """A server that has replayed past a fork, and starts again before it: its segment is missing, and no more is wrong."""
+    first, second = (1, 0x300100), (2, 0x800100)
+    for name, content in (("00000002.history", segments.history(first)), ("00000003.history", segments.history(first, second))):
+        standby.put(name, content)
+        (standby.data.wal / name).write_bytes(content)
+    standby.put(segments.name(4, timeline=2))
+    # The last checkpoint on timeline 2, minRecoveryPoint on timeline 3: see Asker.reached().
+    control = bytearray(8192)
+    struct.pack_into("<QI", control, 0, segments.SYSTEM_IDENTIFIER, 1300)
+    struct.pack_into("<QQI", control, 32, 0x500060, 0x500028, 2)
+    struct.pack_into("<QI", control, 136, 0x900500, 3)
+    (standby.data.path / "global" / "pg_control").write_bytes(control)
+    result = standby.ask(segments.name(5, timeline=2), "-s", "1", "-w", "1")
+    assert result.status == 1, result
+    assert "cannot follow" not in result.stderr
 
 
 def test_a_new_timeline_is_warned_of_once_and_waited_out(standby: Standby) -> None:

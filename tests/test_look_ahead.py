@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,57 @@ def test_old_segments_are_removed_by_the_child(standby: Standby) -> None:
             os.replace(spool(standby) / name, standby.restored)
         wait_until(lambda: NAMES[1] not in standby.archived(), "what precedes the restart point is removed")
         assert standby.archived() == NAMES[2:12]
+
+
+def test_what_somebody_removed_from_the_spool_was_not_taken(standby: Standby) -> None:
+    """-k counts from what the server has, not from what is missing: else segments go that it has yet to ask for."""
+    contents = {name: standby.put(name) for name in NAMES[:16]}
+    with standby.server() as server:
+        assert restored(server, standby, NAMES[4], "-k", "2") == contents[NAMES[4]]
+        for count in (8, 12, 15):
+            # The child goes on behind what is gone, as if it had been taken, and removes old segments each second.
+            wait_until(lambda count=count: NAMES[count] in spooled(standby) or not child(standby), "it has gone on")  # type: ignore[misc]
+            for name in spooled(standby):
+                (spool(standby) / name).unlink()
+        wait_until(lambda: not child(standby), "the child has ended")
+        assert standby.archived() == NAMES[2:16]
+        for name in NAMES[5:16]:
+            assert restored(server, standby, name, "-k", "2") == contents[name]
+
+
+@pytest.mark.parametrize("options", [["--look-ahead", "0"], ["--verify", "size"]], ids=" ".join)
+@pytest.mark.parametrize("first", [NAMES[0], "00000002.history"])
+def test_no_call_leaves_an_earlier_runs_spool_to_the_shell(standby: Standby, options: list[str], first: str) -> None:
+    spool(standby).mkdir()
+    (spool(standby) / "lock").write_text("1\nanother server process\n")
+    (spool(standby) / NAMES[1]).write_bytes(bytes(segments.MB))
+    standby.put(NAMES[0])
+    assert standby.ask(first, *options).status in (0, 1)
+    assert spooled(standby) == []
+
+
+def test_a_refusal_of_an_earlier_run_does_not_turn_hits_off(standby: Standby) -> None:
+    for name in NAMES[:4]:
+        standby.put(name)
+    spool(standby).mkdir()
+    (spool(standby) / "refused").write_text(f"another server process\n{NAMES[0]}\n")
+    with standby.server() as server:
+        assert restored(server, standby, NAMES[0]) is not None
+        assert not (spool(standby) / "refused").exists()
+
+
+def test_a_left_over_trigger_file_does_not_end_it(standby: Standby) -> None:
+    """A fast trigger of an earlier failover, which the restores ignore."""
+    for name in NAMES[:6]:
+        standby.put(name)
+    standby.pull_trigger("fast")
+    made = time.monotonic()
+    # What was made within ten seconds of recovery.signal may have been made for it.
+    wait_until(lambda: time.monotonic() > made + 10.5, "the trigger file is old")
+    os.utime(standby.data.path / "recovery.signal")
+    with standby.server() as server:
+        assert restored(server, standby, NAMES[0], "-t", str(standby.trigger)) is not None
+        wait_until(lambda: set(NAMES[1:5]) <= set(spooled(standby)), "the next ones are ready")
 
 
 def test_two_servers_on_one_archive(tmp_path: Path) -> None:
