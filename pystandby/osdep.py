@@ -324,7 +324,7 @@ else:
                 os.seteuid(0)
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
-        """Call ``handler`` on SIGUSR1, whose default action would take the server down (status 138); at once if it came before."""
+        """Call ``handler`` on SIGUSR1, whose default action would take the server down (138), and at once if it came before."""
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
         if user_signal_came:
             handler()

@@ -266,7 +266,7 @@ class _Restore:
         return self._spooled() or self.fetcher.fetch()
 
     def _disown_spool(self) -> None:
-        """See to it that nothing is taken out of a spool that an earlier run of the server left, not by a shell before us either."""
+        """See to it that nothing is taken, nor by a shell before us, out of a spool that an earlier run of the server left."""
         if self.memory is not None and os.path.exists(os.path.join(self.spool, "lock")):
             from pystandby import spool
 
