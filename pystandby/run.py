@@ -504,6 +504,7 @@ class _Restore:
             child = self.waiter.patiently(lambda: self._see_to_archive(found), self.options.sleep, self._hurry)
             if child:
                 # That of an earlier run: the executable's shell sees only that there is one.
+                assert self.memory is not None
                 self.memory.forget_refusal()
                 osdep.fork(lambda: self._look_ahead(found.segment_size))
 
