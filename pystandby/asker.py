@@ -171,7 +171,11 @@ class Asker:
         raw = osdep.read_small(os.path.join(self.data_directory, "global", "pg_control"), 64)
         if raw is None or len(raw) < 64:
             return None
-        at = 40 if int.from_bytes(raw[8:12], osdep.BYTE_ORDER) >= 1100 else 48
+        version = int.from_bytes(raw[8:12], osdep.BYTE_ORDER)
+        if version not in _REACHED:
+            # A newer server's may stand elsewhere.
+            return None
+        at = 40 if version >= 1100 else 48
         redo = int.from_bytes(raw[at : at + 8], osdep.BYTE_ORDER)
         timeline = int.from_bytes(raw[at + 8 : at + 12], osdep.BYTE_ORDER)
         return wal.segment_name(timeline, redo // segment_size, segment_size)

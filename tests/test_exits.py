@@ -594,6 +594,19 @@ def test_a_later_timeline_that_descends_from_the_one_asked_for_is_no_obstacle(st
     assert "cannot follow" not in result.stderr
 
 
+@pytest.mark.parametrize(("version", "expected"), [(1300, segments.name(7)), (9900, None)])
+def test_the_restart_point_in_pg_control(
+    standby: Standby, monkeypatch: pytest.MonkeyPatch, version: int, expected: str | None
+) -> None:
+    """Of a version that is not known nothing is taken for it: old segments are removed by it."""
+    control = bytearray(512)
+    struct.pack_into("<QI", control, 0, segments.SYSTEM_IDENTIFIER, version)
+    struct.pack_into("<QI", control, 40, 7 * segments.MB + 0x28, 1)
+    (standby.data.path / "global" / "pg_control").write_bytes(control)
+    monkeypatch.chdir(standby.data.path)
+    assert Asker(NAME, "pg_wal/RECOVERYXLOG").restart_segment(segments.MB) == expected
+
+
 def test_a_new_timeline_is_warned_of_once_and_waited_out(standby: Standby) -> None:
     standby.put(segments.name(4))
     standby.put("00000002.history", segments.history((1, 0x500100)))

@@ -524,3 +524,23 @@ def test_empty_only_what_was_obeyed(tmp_path: Path) -> None:
     again = trigger.look(str(path), trusted=False)
     assert trigger.empty(str(path), again)
     assert path.read_bytes() == b""
+
+
+def test_whoever_owns_the_folder_cannot_have_another_file_made_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By swapping the file that is being made for a link: root makes trigger files in folders of the server's user."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    path = tmp_path / "failover"
+    write = os.write
+
+    def swap(descriptor: int, content: bytes) -> int:
+        temporary = Path(f"{path}.{os.getpid()}")
+        temporary.unlink()
+        temporary.symlink_to(secret)
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", swap)
+    trigger.make(str(path), "smart")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert secret.read_text() == "secret"
