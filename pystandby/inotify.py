@@ -11,6 +11,7 @@ import os
 import struct
 
 from pystandby import osdep
+from pystandby.folders import Folders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ class Watch:
 
     def __init__(self, folders: "list[str]", names: "frozenset[str]", wake: "Callable[[], None]") -> None:
         """Raises OSError where inotify has no instance left, RuntimeError where there is no thread."""
-        self._folders = folders
         self._names = frozenset(os.fsencode(name) for name in names)
         self._wake = wake
-        self._watched: dict[str, tuple[int, tuple[int, int]]] = {}
+        self._folders = Folders(folders, self._add, self._remove)
         self._descriptor = _INIT(osdep.O_CLOEXEC)
         if self._descriptor < 0:
             raise _failure("inotify_init1")
@@ -56,36 +56,21 @@ class Watch:
             raise
 
     def arm(self) -> "Exception | None":
-        """Watch every folder that is there and not watched yet, or another one by now; why one cannot be, if so.
-
-        To be called before each look: what arrives before the watch stands is found by that look.
-        """
-        failed: Exception | None = None
-        for folder in self._folders:
-            try:
-                status = os.stat(folder)
-                identity = (status.st_dev, status.st_ino)
-            except OSError:
-                identity = None
-            watched = self._watched.get(folder)
-            if watched and watched[1] == identity:
-                continue
-            if watched:
-                del self._watched[folder]
-                _REMOVE(self._descriptor, watched[0])
-            if identity is not None:
-                number = _ADD(self._descriptor, os.fsencode(folder), _STIRS | _ONLY_DIRECTORY)
-                if number >= 0:
-                    self._watched[folder] = (number, identity)
-                elif ctypes.get_errno() not in _AWAY:
-                    failed = _failure("inotify_add_watch")
-        return failed
+        """See to it that all folders that are there are watched, before each look; why one cannot be, if so."""
+        return self._folders.arm()
 
     def close(self) -> None:
         """Stop watching; the thread that listens goes on, and hears nothing more."""
-        for number, _ in self._watched.values():
-            _REMOVE(self._descriptor, number)
-        self._watched.clear()
+        self._folders.forget()
+
+    def _add(self, folder: str) -> int:
+        number: int = _ADD(self._descriptor, os.fsencode(folder), _STIRS | _ONLY_DIRECTORY)
+        if number < 0:
+            raise _failure("inotify_add_watch")
+        return number
+
+    def _remove(self, number: object) -> None:
+        _REMOVE(self._descriptor, number)
 
     def _listen(self) -> None:
         while True:
@@ -108,9 +93,6 @@ class Watch:
                 return True
         return False
 
-
-_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
-"""What a folder that is away, or cannot be read, says: no news beside what a look at it says."""
 
 _LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
 

@@ -18,6 +18,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import ObservedWatch
 
+from pystandby.folders import Folders
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,40 +48,26 @@ class Watch:
     """Watches folders, not what is below them, for names; calls ``wake``, from a thread of its own, when one of them stirs."""
 
     def __init__(self, folders: "list[str]", names: "frozenset[str]", wake: "Callable[[], None]") -> None:
-        self._folders = folders
         self._handler = _Handler(names, wake)
         self._observer = Observer()
-        self._watched: dict[str, tuple[ObservedWatch, tuple[int, int]]] = {}
+        self._folders = Folders(folders, self._add, self._remove)
         self._observer.start()
 
     def arm(self) -> "Exception | None":
-        """Watch every folder that is there and not watched yet, or another one by now; why one cannot be, if so.
-
-        To be called before each look: what arrives before the watch stands is found by that look.
-        """
-        failed: Exception | None = None
-        for folder in self._folders:
-            try:
-                status = os.stat(folder)
-                identity = (status.st_dev, status.st_ino)
-            except OSError:
-                identity = None
-            watched = self._watched.get(folder)
-            if watched and watched[1] == identity:
-                continue
-            try:
-                if watched:
-                    del self._watched[folder]
-                    self._observer.unschedule(watched[0])
-                if identity is not None:
-                    self._watched[folder] = (self._observer.schedule(self._handler, folder), identity)
-            except KeyError:
-                pass
-            except Exception as failure:
-                # OSError: no inotify left; RuntimeError, MemoryError: no thread.
-                failed = failure
-        return failed
+        """See to it that all folders that are there are watched, before each look; why one cannot be, if so."""
+        return self._folders.arm()
 
     def close(self) -> None:
         """Stop watching, without waiting for the threads."""
         self._observer.stop()
+
+    def _add(self, folder: str) -> ObservedWatch:
+        return self._observer.schedule(self._handler, folder)
+
+    def _remove(self, watch: object) -> None:
+        assert isinstance(watch, ObservedWatch)
+        try:
+            self._observer.unschedule(watch)
+        except KeyError:
+            # Its folder went away, and the watch with it.
+            pass

@@ -155,7 +155,7 @@ def test_polling_needs_no_watchdog(standby: Standby) -> None:
 def test_waiting_needs_neither_watchdog_nor_click(standby: Standby) -> None:
     modules, result = ask(standby, *standby.command(NAME, "-w", "1", "-s", "1"))
     assert result.status == 1
-    assert modules <= OURS | STANDARD | {"pystandby.inotify", "ctypes", "_ctypes", "ctypes._endian", "types"}
+    assert modules <= OURS | STANDARD | {"pystandby.folders", "pystandby.inotify", "ctypes", "_ctypes", "ctypes._endian", "types"}
 
 
 def test_click_is_for_what_the_fast_reader_leaves(standby: Standby) -> None:
