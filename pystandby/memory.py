@@ -44,9 +44,19 @@ class Memory:
         return self._write("refused", [name, *(["fast"] if fast else [])], self._identity)
 
     def forget_refusal(self) -> None:
-        """Forget what another server process was refused; to be called where refused() has found nothing for this one."""
+        """Forget what a server process that has gone was refused; to be called where refused() has found nothing for this one."""
+        path = os.path.join(self._folder, "refused")
+        words = (osdep.read_small(path, 1024) or b"").partition(b"\n")[0].decode("ascii", "replace").split()
+        # As Asker.identity() has them: the run of the operating system, the startup process, and when that began.
+        if (
+            len(words) > 2
+            and words[0] == (osdep.boot() or "-")
+            and words[1].isdigit()
+            and osdep.started(int(words[1])) == words[2]
+        ):
+            return
         try:
-            os.unlink(os.path.join(self._folder, "refused"))
+            os.unlink(path)
         except OSError:
             pass
 

@@ -14,7 +14,7 @@ from support import segments
 from support.branches import LATEST, make_branch
 from support.command import PYSTANDBY, Result, environment, run
 from support.matrix import scenario
-from support.servers import Scene, Server, eventually
+from support.servers import Scene, Server, eventually, watches
 from support.service import Service
 
 pytest_plugins = ["support.servers"]
@@ -134,7 +134,8 @@ def test_a_fast_failover_with_the_samples(scene: Scene) -> None:
     scene.feed(to=4)
     standby = sample_standby(scene)
     standby.until_rows(scene.stock.rows[4])
-    (command,) = eventually(standby.commands, "a command waits", tell=standby.tell)
+    waiting = lambda: [pid for pid in standby.commands() if watches(pid)]  # noqa: E731
+    (command,) = eventually(waiting, "a command waits", tell=standby.tell)
     scene.together(command, 5, 6, word="fast\n")
     standby.until_promoted(scene.stock.rows[4])
     assert not scene.trigger_file.exists()

@@ -120,9 +120,10 @@ def processes_in(folder: Path) -> dict[int, str]:
 
 
 def watches(pid: int) -> bool:
-    """Whether a process has asked the kernel to be woken when something stirs in a folder."""
+    """Whether a process waits to be woken when something stirs in a folder, and is not looking: that takes a third thread."""
     try:
-        return any("inotify wd:" in path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+        watching = any("inotify wd:" in path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+        return watching and len(os.listdir(f"/proc/{pid}/task")) == 2
     except OSError:
         return False
 
