@@ -338,7 +338,7 @@ def test_what_the_server_would_ignore_is_not_left_there(scene: Scene) -> None:
     standby = waiting(scene)
     standby.until_rows(scene.stock.rows[4])
     # A program that makes files nobody can read.
-    program = injected.program(scene.folder, "_chmod = os.chmod\nos.chmod = lambda path, mode: _chmod(path, 0)")
+    program = injected.program(scene.folder, "_fchmod = os.fchmod\nos.fchmod = lambda file, mode: _fchmod(file, 0)")
     result = run("trigger", "smart", "--pgdata", standby.data_directory, program=program)
     assert refused(result, "could not be read: Permission denied", "The server would ignore it. Nothing is triggered.")
     assert not scene.trigger_file.exists()
