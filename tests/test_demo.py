@@ -242,7 +242,7 @@ class _Terminal(io.StringIO):
 
 
 def test_on_a_terminal_the_line_is_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda fallback=(80, 24): os.terminal_size((20, 24)))
     stream = _Terminal()
     view = demo._View(stream)
     view.draw("first")
