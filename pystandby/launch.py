@@ -77,6 +77,7 @@ def _main(arguments: "list[str]", launcher: str) -> int:
             from pystandby import archiver
 
             return archiver.put(words[:-2], words[-2], words[-1])
+        osdep.find_packages()
         from pystandby import cli
 
         return cli.main(arguments)

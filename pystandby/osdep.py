@@ -54,6 +54,17 @@ def use_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
+def find_packages() -> None:
+    """Look for packages wherever Python does: the executable starts it without, knowing only where ours is (-S).
+
+    To be called before a dependency is imported: pip leaves one where it finds it, which may be the system's or a .pth file's.
+    """
+    if sys.flags.no_site:
+        import site
+
+        site.main()
+
+
 def read_small(path: str, size: int) -> "bytes | None":
     """The first ``size`` bytes of a file, or fewer; None where it cannot be read. Does not wait for a FIFO's other end."""
     try:

@@ -95,6 +95,7 @@ class Waiter:
                 from pystandby.inotify import Watch
             except (ImportError, OSError, AttributeError, TypeError):
                 # Not Linux, or a C library without it.
+                osdep.find_packages()
                 from pystandby.watch import Watch  # type: ignore[assignment]
 
             with osdep.UserSignalHeld():

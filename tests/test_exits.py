@@ -355,6 +355,24 @@ def test_where_nothing_can_watch_it_polls_and_says_so_once(standby: Standby, dam
     assert broken.run(*standby.command(NEXT, "--poll", "-s", "1", "-w", "1"), cwd=standby.data.path).stderr.count("WARNING:") == 0
 
 
+def test_dependencies_that_are_elsewhere_are_found(standby: Standby) -> None:
+    """pip does not install what the system, or another folder that a .pth file names, has already."""
+    apart = Installation(standby.folder / "apart")
+    elsewhere = standby.folder / "elsewhere"
+    elsewhere.mkdir()
+    for package in ("click", "watchdog"):
+        (apart.site / package).rename(elsewhere / package)
+    (apart.site / "elsewhere.pth").write_text(f"{elsewhere}\n")
+    assert "--look-ahead" in apart.run("--help", cwd=standby.data.path).stdout
+    assert apart.run(*standby.command(NAME, "-s", "99"), cwd=standby.data.path).status == exits.USAGE
+    (apart.package / "inotify.py").unlink()
+    with apart.start(*standby.command(NAME, "-s", "60"), cwd=standby.data.path) as waiting:
+        waiting.until_watching()
+        content = standby.put(NAME)
+        assert waiting.result(AT_ONCE) == (0, "", "")
+    assert standby.delivered() == content
+
+
 @pytest.mark.parametrize("damage", ["missing", "another system"])
 def test_watchdog_watches_where_inotify_cannot_be_called(standby: Standby, damage: str) -> None:
     broken = Installation(standby.folder / "broken")
