@@ -19,6 +19,9 @@ _LONG_NAP = 0.05
 """Seconds between two looks at what the server has taken: with less than half of the segments ready, with more, and when it has
 not taken anything for a while. Each look takes time from the server where there are few processors."""
 
+_TELLING = 0.5
+"""Seconds after a segment was taken by which whoever took it will have said so, if that says so at all."""
+
 _IDLE = 30.0
 """Seconds without anything taken after which the child goes; what it made ready stays."""
 
@@ -82,6 +85,8 @@ class _Child:
                 time.sleep(_LONG_NAP)
             else:
                 time.sleep(_NAP if 2 * len(self.held) >= self.bound else _SHORT_NAP)
+        if self.options.restartwalfile is None and self.options.keep:
+            self._hear_of_the_last()
         self._prune()
 
     def _wanted(self) -> bool:
@@ -123,6 +128,13 @@ class _Child:
             return False
         self.advanced += 1
         return True
+
+    def _hear_of_the_last(self) -> None:
+        """Wait for the word that the last segment was taken: the shell writes it behind that, and -k counts from it."""
+        until = time.monotonic() + _TELLING
+        while self.told[8:] < self.position[8:] and time.monotonic() < until:
+            time.sleep(_SHORT_NAP)
+            self._follow()
 
     def _review(self) -> None:
         """Withdraw what has changed in the archive, or is gone from it; see to the restart point."""

@@ -119,7 +119,8 @@ class Fetcher:
         self._judged: tuple[tuple[int, ...], float, str] | None = None
         self._segment_size = 0
         self._copy: Copy | None = None
-        self._copied = 0
+        self._steps = 0
+        self._progress = (0, -1)
         self._copied_at = 0.0
         self._judging = False
         self._is_unknown = False
@@ -130,7 +131,7 @@ class Fetcher:
 
     def fetch(self) -> Found:
         """Look once. Raises StandbyError if the server has gone, nothing that archive, file or destination can bring about."""
-        self._copied = -1
+        self._progress = (self._steps, -1)
         if self._cut_at == 0:
             say.debug(f"{self._name} lies past {ready.lsn(self._left_at)}, where timeline {self._followed} left its timeline")
             return Found(ABSENT, self._options.sleep)
@@ -159,19 +160,20 @@ class Fetcher:
         return bool(self._known_folder) and self._known_folder != self.archive.folder() and self.archive.is_empty()
 
     def progress(self) -> bool:
-        """Whether a copy under way has grown since the last time this was asked, or is judged; called from another thread."""
-        copy = self._copy
-        if self._judging:
-            # Seconds for a segment of 1 GB, and no matter of the archive.
-            return True
-        if copy is None:
-            return False
-        try:
-            size = os.fstat(copy.descriptor).st_size
-        except OSError:
-            return True
-        grown, self._copied = size != self._copied, size
-        return grown
+        """Whether a look has got further since the last time this was asked, or judges a copy; called from another thread.
+
+        Further: a copy has grown, or been finished. Whoever asks may have been kept from it until just after: judging a segment
+        of 1 GB takes a second and holds the interpreter for much of it.
+        """
+        before, copy, size = self._progress, self._copy, -1
+        if copy is not None:
+            try:
+                size = os.fstat(copy.descriptor).st_size
+            except OSError:
+                # It has just been closed.
+                return True
+        self._progress = (self._steps, size)
+        return self._judging or self._progress != before
 
     def telling_names(self) -> "list[str]":
         """The names whose arrival says something of the file waited for: the next segment, and the next timeline's history."""
@@ -275,6 +277,7 @@ class Fetcher:
         except OSError as failure:
             return self.destination_failure(failure)
         self._copy = copy
+        self._steps += 1
         self._copied_at = time.monotonic()
         keep = False
         try:
@@ -301,6 +304,7 @@ class Fetcher:
             if not keep:
                 copy.discard()
             self._copy = None
+            self._steps += 1
 
     def _judge_copy(self, copy: Copy, status: os.stat_result, rested: float) -> Found:
         """Judge what would be handed over, not what it was copied from: that may change at any time."""
@@ -357,6 +361,7 @@ class Fetcher:
             with mmap.mmap(copy.descriptor, copy.size, access=mmap.ACCESS_READ) as content:
                 return ready.judge_pages(content, self._name, at_rest)  # type: ignore[arg-type]  # a mapping has all that it needs
         finally:
+            self._steps += 1
             self._judging = False
 
     def _is_settled(self, status: os.stat_result, rested: float, zeros: bool) -> bool:

@@ -51,12 +51,18 @@ class Waiter:
         woken, self._stirred = self._stirred, False
         return woken
 
-    def patiently(self, work: "Callable[[], T]", interval: float, meanwhile: "Callable[[bool], None]") -> "T":
+    def patiently(
+        self,
+        work: "Callable[[], T]",
+        interval: float,
+        meanwhile: "Callable[[bool], None]",
+        beside: "Callable[[], None] | None" = None,
+    ) -> "T":
         """Do ``work`` in a thread and return what it returns, calling ``meanwhile`` when something stirs before.
 
         That is given True at the end of every ``interval`` seconds. A stat() on a dead NFS server comes back in hours or never;
-        trigger file and shutdown must work all the same. Raises what ``work`` raises, and what ``meanwhile`` does, which leaves
-        the thread to its fate.
+        trigger file and shutdown must work all the same. ``beside`` is done once meanwhile, as what takes no time of its own.
+        Raises what ``work`` raises, and what the others do, which leaves the thread to its fate.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -77,6 +83,8 @@ class Waiter:
             # No thread to be had: then without the patience.
             return work()
         due = time.monotonic() + interval
+        if beside is not None:
+            beside()
         while not result and not failure:
             self._alarm.acquire(timeout=max(due - time.monotonic(), 0.0))
             if not result and not failure:

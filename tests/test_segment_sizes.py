@@ -131,6 +131,14 @@ def make_sized_stock(folder: Path, size_mb: int, server: str) -> Stock:
     return Stock(primary.installation, folder, size_mb, tuple(names), tuple(rows), {}, 0)
 
 
+def segments_in(archive: Path) -> list[str]:
+    return sorted(path.name for path in archive.iterdir() if wal.kind(path.name) == wal.SEGMENT)
+
+
+def until_kept(archive: Path, names: list[str]) -> None:
+    eventually(lambda: segments_in(archive) == names, f"{names} are kept", tell=lambda: str(segments_in(archive)))
+
+
 @sizes
 def test_across_the_boundary_of_the_log_number(size_mb: int, server: str) -> None:
     """Replay from before it to behind it, with look-ahead and -k, a torn segment, and a failover."""
@@ -142,7 +150,7 @@ def test_across_the_boundary_of_the_log_number(size_mb: int, server: str) -> Non
         for before, after in pairwise(stock.names):
             assert wal.neighbour(before, 1, size) == after
         for scene in _scene(stock):
-            *whole, last = sorted(path.name for path in stock.archive.iterdir() if wal.kind(path.name) == wal.SEGMENT)
+            *whole, last = segments_in(stock.archive)
             assert last == stock.names[-1]
             for name in whole:
                 sparsely(stock.archive / name, scene.archive / name)
@@ -153,8 +161,7 @@ def test_across_the_boundary_of_the_log_number(size_mb: int, server: str) -> Non
             standby.until_log("It is taken to be still on its way")
             standby.until_rows(stock.rows[-2])
             # -k: the one before the one asked for last, and that.
-            kept = sorted(path.name for path in scene.archive.iterdir() if wal.kind(path.name) == wal.SEGMENT)
-            assert kept == [*whole[-2:], last]
+            until_kept(scene.archive, [*whole[-2:], last])
             sparsely(stock.archive / last, scene.archive / last)
             following = wal.neighbour(last, 1, size)
             standby.until_waiting(str(following))
