@@ -8,7 +8,7 @@
 
 ARGS ?=
 PYTESTARGS ?=
-LINTED := $(wildcard pystandby tests bench) $(wildcard .ci/*.py)
+LINTED := $(wildcard pystandby tests bench hatch_build.py) $(wildcard .ci/*.py)
 export PYTHON
 
 help:
@@ -42,7 +42,7 @@ lint:
 	echo 'ruff format --check' && "$$bin/ruff" format --check $(LINTED) && \
 	echo 'mypy' && "$$bin/mypy" $(wildcard pystandby tests bench) && \
 	echo 'mypy --platform win32' && "$$bin/mypy" --platform win32 pystandby && \
-	for script in .ci/*.py; do "$$bin/mypy" "$$script" || exit 1; done
+	for script in .ci/*.py hatch_build.py; do "$$bin/mypy" "$$script" || exit 1; done
 
 clean:
 	@sh .ci/environment clean

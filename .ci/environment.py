@@ -30,8 +30,8 @@ from typing import Any, NamedTuple, NoReturn
 
 CLONE = Path(__file__).resolve().parent.parent
 
-IN_WHEEL = ("pyproject.toml", "README.md", "LICENSE", "pystandby", "contrib/linux")
-IN_SDIST = (*IN_WHEEL, "CHANGELOG.md", "Makefile", "tests", "bench", "docs", "contrib", ".ci")
+IN_WHEEL = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "pystandby", "contrib/linux", "docs")
+IN_SDIST = (*IN_WHEEL, "CHANGELOG.md", "Makefile", "tests", "bench", "contrib", ".ci")
 
 WANTED = {
     # target: extras of the wheel, dependency groups of pyproject.toml
@@ -41,7 +41,7 @@ WANTED = {
     "lint": ((), ("test", "lint")),  # mypy needs the types of what the tests import
 }
 
-BUILD_REQUIREMENT = "hatchling>=1.26"
+BUILD_REQUIREMENTS = ("hatchling>=1.26", "markdown-it-py>=3")
 
 
 def main() -> int:
@@ -284,9 +284,9 @@ class Environment:
         built = self._stamp.get("sdist") == sdist_state and len(list(self.dist.glob("pystandby-*"))) == 2
         if installed and (built or not with_sdist):
             return
-        if not self._stamp.get("hatchling"):
-            self._install(BUILD_REQUIREMENT)
-            self._stamp["hatchling"] = True
+        if self._stamp.get("build") != [*BUILD_REQUIREMENTS]:
+            self._install(*BUILD_REQUIREMENTS)
+            self._stamp["build"] = [*BUILD_REQUIREMENTS]
             self._save()
         say("building the source distribution, and the wheel from it")
         wheel = self._build()

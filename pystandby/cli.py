@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import pystandby
-from pystandby import argv, exits, say
+from pystandby import argv, completion, exits, say
 from pystandby.exits import StandbyError
 from pystandby.options import ARGUMENTS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     _ParameterType = click.ParamType[Any]
 else:
     # Generic only in later versions of click.
     _ParameterType = click.ParamType
+
+_FOLDERS = ("ARCHIVE", "ARCHIVE...", "ARCHIVELOCATION", "DIR")
+_FILES = ("%p", "FILE", "PROGRAM", "TRIGGERFILE", "XLOGFILEPATH")
+"""Metavars of what is a path, for completion by a shell."""
 
 
 class _Number(_ParameterType):
@@ -56,16 +62,27 @@ class _Word(_ParameterType):
             self.fail(f'invalid value "{value}" for {kind}{what}: it must be one of {", ".join(self.words)}', param, ctx)
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """What a shell may complete the word to: one of the words, or a path by what the parameter is called."""
+        from click.shell_completion import CompletionItem
+
+        if self.words:
+            return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+        called = str(param.metavar)
+        if called in _FOLDERS:
+            return [CompletionItem(incomplete, type="dir")]
+        return [CompletionItem(incomplete, type="file")] if called in _FILES else []
+
 
 def _parameter(option: Option) -> click.Option:
     names = [option.attribute, *([f"-{option.short}"] if option.short else []), f"--{option.long}"]
     if option.kind == FLAG:
-        return click.Option(names, flag_value=bool(option.limits[0]), default=option.default, type=bool)
+        return click.Option(names, flag_value=bool(option.limits[0]), default=option.default, type=bool, help=option.help)
     if option.kind == NUMBER:
         kind: _ParameterType = _Number(option.limits[0], option.limits[1])
     else:
         kind = _Word(option.words)
-    return click.Option(names, default=option.default, type=kind, metavar=option.metavar)
+    return click.Option(names, default=option.default, type=kind, metavar=option.metavar, help=option.help)
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -161,7 +178,14 @@ restore_command = _RestoreCommand(
     "pystandby",
     params=[
         *map(_parameter, OPTIONS),
-        click.Option(["-V", "--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version),
+        click.Option(
+            ["-V", "--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_show_version,
+            help="output version information, then exit",
+        ),
         *(_argument(number, name) for number, name in enumerate(ARGUMENTS)),
     ],
     callback=None,
@@ -414,8 +438,8 @@ def main(arguments: "list[str]") -> int:
     try:
         if verb:
             return _run_verb(verb, arguments[1:])
-        if not arguments and "_PYSTANDBY_COMPLETE" in os.environ:
-            return int(restore_command.main(arguments, prog_name="pystandby", standalone_mode=False) or 0)
+        if not arguments and completion.VARIABLE in os.environ:
+            return completion.complete(restore_command, _VERBS, os.environ[completion.VARIABLE])
         options = parse(arguments)
     except click.exceptions.Exit as done:
         if verb in ("", archive.name) and sum(word[:1] != "-" for word in arguments) - bool(verb) >= 3:

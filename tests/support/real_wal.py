@@ -21,7 +21,7 @@ import psycopg
 from pystandby.cluster import Cluster, Installation, find_installations, shell_words, temporary_folder
 from pystandby.exits import StandbyError
 from support import npm_servers
-from support.npm_servers import locked
+from support.kept import locked
 
 ARCHIVED = "archived"
 NEW_TIMELINE = "first of a new timeline"
