@@ -62,7 +62,7 @@ def clean_up(request: Request, show: "Callable[[str], object]") -> int:
 
     Returns 0, or exits.NOT_DONE with a warning where something could not be removed. Raises StandbyError with nothing removed.
     """
-    oldest_kept = _segment(request.oldest_kept)
+    oldest_kept = _segment(request.oldest_kept.removesuffix(request.extension))
     if request.reader is not None and not readers.is_name(request.reader):
         raise StandbyError(
             exits.NOT_DONE,

@@ -14,7 +14,7 @@ from pystandby.archive import Archive
 from pystandby.asker import Asker
 from pystandby.exits import StandbyError
 from pystandby.options import Options
-from pystandby.server import Server
+from pystandby.server import Server, pystandby_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,20 +115,19 @@ class Check:
             self.find(ERROR, "restore_command is not set", "See contrib/linux/postgresql-warm-standby.conf.")
             return None
         try:
-            words = shlex.split(command)
+            words = pystandby_in(command)
         except ValueError as failure:
             self.find(ERROR, f"restore_command cannot be read by a shell: {failure}", "See to its quotes.")
             return None
         for letter in "fp":
             if f"%{letter}" not in command.replace("%%", ""):
                 self.find(ERROR, f"restore_command has no %{letter}", "Its end is: ARCHIVE %f %p, or ARCHIVE %f %p %r.")
-        programs = [word for word in words if os.path.basename(word) == "pystandby"]
-        if not programs:
+        if not words:
             self.find(
                 WARNING, "restore_command has no pystandby that can be seen: its work is not checked", "Check the script itself."
             )
             return None
-        program = programs[-1]
+        program = words[0]
         where = program if "/" in program else shutil.which(program)
         with self._as_server():
             if where is None or not os.access(where, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -146,27 +145,42 @@ class Check:
         options = self.server.restore_options()
         if options is None:
             self.find(
-                ERROR, f"pystandby cannot understand its words in restore_command: {self._usage(words)}", "See pystandby --help."
+                ERROR,
+                f"pystandby cannot understand its words in restore_command: {self._usage(command)}",
+                "See pystandby --help.",
             )
         else:
+            self._order(options)
             self._pruning(options)
         return options
 
     @staticmethod
-    def _usage(words: "list[str]") -> str:
-        """What is wrong with the words behind the last pystandby among these."""
+    def _usage(command: str) -> str:
+        """What is wrong with the words behind the last pystandby in a command."""
         import click
 
         from pystandby import cli
 
-        last = max(number for number, word in enumerate(words) if os.path.basename(word) == "pystandby")
         try:
-            cli.parse(words[last + 1 :])
+            cli.parse(pystandby_in(command)[1:])
         except click.exceptions.ClickException as failure:
             return failure.format_message()
         except click.exceptions.Exit:
             return "help or version is asked for"
         return "they are not a restore's"
+
+    def _order(self, options: Options) -> None:
+        """See whether each placeholder stands where pystandby takes what it stands for."""
+        given = [options.nextwalfile, options.xlogfilepath, *([options.restartwalfile] if options.restartwalfile else [])]
+        wanted = ["%f", "%p", "%r"][: len(given)]
+        # %p may stand behind a folder.
+        if all(word.endswith(placeholder) for word, placeholder in zip(given, wanted, strict=True)):
+            return
+        self.find(
+            ERROR,
+            f"restore_command gives pystandby {', '.join(given)} where it wants {', '.join(wanted)}",
+            "Its end is: ARCHIVE %f %p, or ARCHIVE %f %p %r.",
+        )
 
     def _pruning(self, options: Options) -> None:
         folder = self.server.path(options.archivelocation)
@@ -234,10 +248,22 @@ class Check:
                 "recovery_end_command is not set: the trigger file stays after a failover",
                 f"Set recovery_end_command = 'pystandby recovery-end -t {options.trigger} || exit 1'.",
             )
-        elif os.path.basename(options.trigger) not in end and "/" not in end.partition(" ")[0]:
+        elif not self._removes(end, options.trigger):
             self.find(
                 WARNING, f'recovery_end_command does not name trigger file "{options.trigger}"', "It should remove that file."
             )
+
+    def _removes(self, command: str, trigger_file: str) -> bool:
+        """Whether recovery_end_command names the trigger file, or runs something that may know of it."""
+        try:
+            words = shlex.split(command, comments=True)
+        except ValueError:
+            return False
+        paths = [word.rstrip(";").removeprefix("--trigger=").removeprefix("-t") for word in words]
+        if any(self.server.path(path) == self.server.path(trigger_file) for path in paths if path):
+            return True
+        ours = {os.path.basename(word) for word in words} & {"pystandby", "rm"}
+        return not ours and "/" in words[0]
 
     # Where the segments come from, and where they go
 

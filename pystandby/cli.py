@@ -373,6 +373,7 @@ Exit status: 0, done; 1, not done, or the server does not take writes in time, w
     "-U", "--username", type=_Word(()), default="postgres", metavar="NAME", help="the superuser to ask it as (postgres)"
 )
 @_trust_option
+@click.option("-n", "--dry-run", is_flag=True, help="refuse what would be refused, and make nothing; with smart or fast")
 @click.argument("word", type=_Word(("smart", "fast", "cancel", "show")), metavar="smart|fast|cancel|show")
 def trigger(
     trigger: "str | None",
@@ -381,6 +382,7 @@ def trigger(
     wait: "int | None",
     username: str,
     trust_trigger: bool,
+    dry_run: bool,
     word: str,
 ) -> int:
     """pystandby trigger makes, removes or shows the trigger file of a standby, and waits until it takes writes."""
@@ -388,11 +390,15 @@ def trigger(
 
     if wait is not None and (pgdata is None or word in ("cancel", "show")):
         raise click.UsageError("--wait goes with smart or fast, and with --pgdata")
+    if dry_run and (wait is not None or word in ("cancel", "show")):
+        raise click.UsageError("--dry-run goes with smart or fast, and without --wait")
     request = Request(trigger, pgdata, archive, trust_trigger, username, click.echo)
     if word == "cancel":
         request.cancel()
     elif word == "show":
         request.tell()
+    elif dry_run:
+        request.foresee(word)
     else:
         request.pull(word)
         if wait is not None:

@@ -72,6 +72,20 @@ class Request:
 
     # The verb's four words
 
+    def foresee(self, word: str) -> None:
+        """Show what would come of the trigger file, and make none. Raises StandbyError where pull() would refuse to make it."""
+        self._would_act()
+        folder = os.path.dirname(self.path) or "."
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise StandbyError(
+                exits.NOT_DONE,
+                f'could not make trigger file "{self.path}"',
+                f'"{folder}" is not there, or we may not write to it.',
+                "Make it, or run this as the server's user or as root.",
+            )
+        for line in self._outlook(word):
+            self.show(line)
+
     def pull(self, word: str) -> None:
         """Make the trigger file, and show what will come of it. Raises StandbyError where nothing would, with nothing made."""
         self._would_act()

@@ -73,15 +73,11 @@ class Server:
         # Up to 11 what was set is in recovery.done once recovery has ended.
         command = self.setting("restore_command") or self._from_recovery_conf("restore_command", "recovery.done")
         try:
-            words = shlex.split(command)
+            words = pystandby_in(command)[1:]
         except ValueError:
             return None
-        for number in reversed(range(len(words))):
-            if os.path.basename(words[number]) == "pystandby":
-                ends = [at for at in range(number, len(words)) if words[at] in ("||", "&&", ";", "|", "&")]
-                # %% is % to the server; other placeholders are words like any.
-                return argv.parse([word.replace("%%", "%") for word in words[number + 1 : (ends or [len(words)])[0]]])
-        return None
+        # %% is % to the server; other placeholders are words like any.
+        return argv.parse([word.replace("%%", "%") for word in words])
 
     def setting(self, name: str) -> str:
         """What a setting is, by the server's configuration files; empty where it is not set. Raises StandbyError."""
@@ -168,3 +164,27 @@ class Server:
 
     def _failure(self, message: str, detail: str) -> StandbyError:
         return StandbyError(exits.NOT_DONE, f'server in "{self.directory}": {message}', detail)
+
+
+def pystandby_in(command: str) -> "list[str]":
+    """The last pystandby in a shell's command line and the words behind it, without what the shell takes for itself.
+
+    Nothing where there is no pystandby that can be seen. Raises ValueError for quotes that do not match.
+    """
+    # The digit of "2>>log" is the shell's; a blank before it tells it from the end of a word.
+    lexer = shlex.shlex(re.sub(r"(?<=\s)\d(?=[<>])", "", command), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    found: list[str] = []
+    ended = redirected = False
+    for word in lexer:
+        if word and not word.strip("();<>|&"):
+            redirected = word[:1] in "<>" or word[-1:] in "<>"
+            ended = ended or not redirected
+        elif redirected:
+            redirected = False
+        elif os.path.basename(word) == "pystandby":
+            found, ended = [word], False
+        elif found and not ended:
+            found.append(word)
+    return found

@@ -91,6 +91,18 @@ def test_another_ending(archive: Path) -> None:
     assert left(archive) == sorted([f"{N[9]}.enc", "x.enc"])
 
 
+@pytest.mark.parametrize("version", [16, 18])
+def test_the_cut_off_may_have_that_ending(archive: Path, version: int) -> None:
+    for cut in (f"{N[5]}.enc", f"{N[5]}.partial.enc"):
+        fill(archive, *N)
+        reference: list[Argument] = [_reference(version), "-n", "-x", ".enc", archive, cut]
+        told = subprocess.run(reference, capture_output=True, text=True, check=True).stdout
+        assert sorted(told.splitlines()) == [str(archive / name) for name in N[:5]]
+        assert clean(archive, "-x", ".enc", cut) == (0, "", "")
+        assert left(archive) == N[5:]
+    assert clean(archive, cut).status == 1
+
+
 def test_nothing_before_the_first_restart_point(archive: Path) -> None:
     fill(archive, *N)
     assert clean(archive, "0" * 24) == (0, "", "")

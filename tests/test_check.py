@@ -139,6 +139,9 @@ RESTORE_COMMANDS = [
     ("{p} {a} %f %p", "WARNING", "restore_command names no trigger file"),
     ("{p} -t {d}/none/t {a} %f %p", "ERROR", "the folder of trigger file"),
     ("{p} -t {t} {d}/none %f %p", "ERROR", "cannot be read by the server: No such file or directory"),
+    ("{p} -t {t} {a} %p %f", "ERROR", "restore_command gives pystandby %p, %f where it wants %f, %p"),
+    ("{p} -t {t} {a} %f %p %f", "ERROR", "restore_command gives pystandby %f, %p, %f where it wants %f, %p"),
+    ("{p} -t {t} {a} %f %p extra words 2>>{d}/log", "ERROR", "pystandby cannot understand its words in restore_command: "),
 ]
 
 
@@ -160,14 +163,42 @@ def test_restore_command(scene: Scene, command: str, level: str, text: str) -> N
     assert finds(result, level, text)
 
 
-def test_in_a_shell_command(scene: Scene) -> None:
+SHELL_COMMANDS = [
+    "mv pg_wal/.pystandby/%f %p 2>/dev/null || exec {p} {a} %f %p %r",
+    "exec {p} {a} %f %p 2>>{d}/log",
+    "{p} {a} %f %p %r 2>>{d}/log",
+    "{p} {a} %f %p >{d}/log 2>&1",
+    "{p} {a} %f %p; exit $?",
+    "({p} {a} %f %p)",
+    "exec {p} {a} \"%f\" '%p'",
+]
+
+
+@pytest.mark.parametrize("command", SHELL_COMMANDS)
+def test_in_a_shell_command(scene: Scene, command: str) -> None:
     standby = sound(scene)
-    words = f"mv pg_wal/.pystandby/%f %p 2>/dev/null || exec {PYSTANDBY} -t {scene.trigger_file} {scene.archive} %f %p %r"
+    words = command.format(p=f"{PYSTANDBY} -t {scene.trigger_file}", a=scene.archive, d=scene.folder)
     standby.reconfigure({"restore_command": words})
     assert check(standby) == (0, "0 errors, 0 warnings\n", "")
+    # The very words are pystandby's for trigger as well.
+    result = run("trigger", "show", "-D", standby.data_directory, as_server=False)
+    assert f'there is no trigger file "{scene.trigger_file}"' in result.stdout, result
 
 
 # The trigger file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", ["{p} recovery-end || exit 1", "{p} recovery-end -t {t}2 || exit 1", "rm -f {t}2", "/bin/rm -f x"]
+)
+def test_a_recovery_end_command_for_another_trigger_file(scene: Scene, command: str) -> None:
+    standby = sound(scene, recovery_end_command=command.format(p=PYSTANDBY, t=scene.trigger_file))
+    assert finds(check(standby), "WARNING", "recovery_end_command does not name trigger file")
+
+
+def test_a_script_as_recovery_end_command_is_not_looked_into(scene: Scene) -> None:
+    standby = sound(scene, recovery_end_command="/usr/local/bin/promoted || exit 1")
+    assert check(standby) == (0, "0 errors, 0 warnings\n", "")
 
 
 def test_no_recovery_end_command(scene: Scene) -> None:

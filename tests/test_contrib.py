@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import segments
+from support import debian, segments
 from support.branches import LATEST, make_branch
 from support.command import PYSTANDBY, Result, environment, run
 from support.matrix import scenario
-from support.servers import Scene, Server, eventually, watches
+from support.servers import Scene, Server, alive, eventually, processes_in, watches
 from support.service import Service
 
 pytest_plugins = ["support.servers"]
@@ -104,17 +107,21 @@ def fails_over(scene: Scene) -> None:
 
 
 def test_no_sample_is_left_out() -> None:
-    """Each of these is run by a test below; completion by tests/test_completion.py."""
+    """Each is run by a test below; completion by tests/test_completion.py, archive-over-ssh by tests/test_contrib_ssh.py."""
     tested = {
         "README.md",
+        "archive-over-ssh",
         "completion",
         "failover",
         "postgresql-follow.conf",
+        "postgresql-nfs.conf",
         "postgresql-primary.conf",
         "postgresql-shared-archive.conf",
+        "postgresql-standby.service",
         "postgresql-warm-standby.conf",
         "pystandby",
         "pystandby-python",
+        "pystandby.logrotate",
         "recovery.conf",
     }
     assert set(os.listdir(SAMPLES)) == tested
@@ -203,20 +210,179 @@ def test_a_service_manager_has_it_follow_a_failover(scene: Scene) -> None:
     assert not standby.is_running()
 
 
-def test_the_drop_in_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("there is no systemd-analyze here to ask")
-    unit = tmp_path / "postgresql-sample.service"
-    unit.write_text("[Service]\nType=notify\nExecStart=/bin/true\n")
-    folder = tmp_path / f"{unit.name}.d"
+def unit_for(standby: Server) -> Path:
+    """The unit with its placeholders replaced, as its own comments tell, for a server of the tests."""
+    text = (SAMPLES / "postgresql-standby.service").read_text()
+    told = text.split("[Unit]")[0]
+    for placeholder, value in {
+        "/usr/lib/postgresql/16/bin": str(standby.installation.bindir),
+        "/var/lib/postgresql/16/main": str(standby.data_directory),
+        "/mnt/server/archive": str(standby.data_directory.parent / "archive"),
+    }.items():
+        assert placeholder in told
+        text = text.replace(placeholder, value)
+    unit = standby.data_directory.parent / "postgresql-standby.service"
+    unit.write_text(text)
+    return unit
+
+
+def systemd_objects_to(unit: Path) -> str:
+    """What systemd says of a unit, its own files alone."""
+    program = debian.program("systemd-analyze", "systemd")
+    answer = subprocess.run(
+        [program.path, "verify", "--man=no", str(unit)],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **program.environment},
+    )
+    return "".join(line for line in answer.stderr.splitlines(keepends=True) if "postgresql-" in line)
+
+
+def test_a_service_manager_has_it_go_on_when_the_archive_is_mended(scene: Scene) -> None:
+    """The unit: a segment that can never become right stops the server; started again it goes on with the right one."""
+    scene.feed(to=3)
+    scene.put(scene.stock.names[4], scene.stock.read(5))
+    standby = scene.standby(settings=scene.seen_at_once)
+    unit = unit_for(standby)
+    service = Service(standby, unit)
+    command = service.settings["Service"]["ExecStart"].split()
+    assert command == [str(standby.installation.bindir / "postgres"), "-D", str(standby.data_directory)]
+    assert service.settings["Service"]["Type"] == "notify"
+    service.start()
+    status = service.until_ended()
+    assert "exit code 206" in standby.last_log(), standby.tell()
+    assert service.react(status)
+    status = service.until_ended()
+    assert status != 0
+    assert "selected new timeline" not in standby.log_text(), standby.tell()
+    scene.feed(4, 5)
+    assert service.react(status)
+    standby.until_rows(scene.stock.rows[5])
+    assert standby.in_recovery()
+    # Its KillSignal is a fast shutdown, which is no failure.
+    assert standby._server is not None
+    standby._server.send_signal(signal.Signals[service.settings["Service"]["KillSignal"]])
+    assert not service.react(service.until_ended())
+
+
+def test_a_service_manager_gives_up_what_does_not_come_up(scene: Scene) -> None:
+    scene.feed(to=3)
+    scene.put(scene.stock.names[4], scene.stock.read(5))
+    standby = scene.standby()
+    service = Service(standby, unit_for(standby))
+    service.start()
+    starts = 1
+    while service.react(service.until_ended()):
+        starts += 1
+    assert starts == int(service.settings["Unit"]["StartLimitBurst"])
+    assert "selected new timeline" not in standby.log_text(), standby.tell()
+
+
+def test_the_units_are_such_as_systemd_takes(scene: Scene) -> None:
+    standby = scene.bare_standby()
+    unit = unit_for(standby)
+    assert systemd_objects_to(unit) == ""
+    folder = unit.with_name(f"{unit.name}.d")
     folder.mkdir()
     shutil.copy(SAMPLES / "postgresql-follow.conf", folder)
-    answer = subprocess.run(
-        [program, "verify", "--man=no", str(unit)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    assert "postgresql-sample" not in answer.stderr, answer.stderr
-    assert "postgresql-follow" not in answer.stderr, answer.stderr
+    assert systemd_objects_to(unit) == ""
+    # It does read them.
+    (folder / "postgresql-follow.conf").write_text("[Service]\nRestrat=on-failure\n")
+    assert "Restrat" in systemd_objects_to(unit)
+
+
+def log_holders(standby: Server, log: Path) -> list[int]:
+    """The processes in the data directory that have a log open."""
+    found = []
+    for pid in processes_in(standby.data_directory):
+        try:
+            opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        if any(path.startswith(str(log.parent)) for path in opened):
+            found.append(pid)
+    return found
+
+
+def test_logrotate(scene: Scene) -> None:
+    """A restore that waits while the log is rotated, and afterwards has something to say."""
+    folder = scene.folder / "log"
+    folder.mkdir(mode=0o700)
+    log = folder / "standby.log"
+    text = (SAMPLES / "pystandby.logrotate").read_text()
+    told = text.split("\n\n")[0]
+    user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+    for placeholder, value in {"/var/log/pystandby": str(folder), "postgres postgres": f"{user} {group}"}.items():
+        assert placeholder in told
+        text = text.replace(placeholder, value)
+    configuration = scene.folder / "logrotate.conf"
+    configuration.write_text(text)
+    configuration.chmod(0o644)
+    scene.feed(to=2)
+    standby = scene.standby(restore_command=f"{scene.restore_command()} 2>>{log}").begin()
+    waits = f"waiting for {scene.stock.names[3]}"
+    eventually(lambda: log.exists() and waits in log.read_text(), "a restore waits", tell=standby.tell)
+    before = log.read_text()
+    program = debian.program("logrotate", "logrotate")
+    words: list[str | Path] = [program.path, "--force", "--state", scene.folder / "state", configuration]
+    rotated = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, **program.environment})
+    assert (rotated.returncode, rotated.stderr) == (0, "")
+    assert (folder / "standby.log.1").read_text().startswith(before)
+    # The very restore that waited says the next thing into the log that people read, from its beginning on.
+    away = scene.archive.with_name("away")
+    scene.archive.rename(away)
+    eventually(lambda: "cannot be read" in log.read_text(), "it says that the archive is gone", tell=standby.tell)
+    assert "\0" not in log.read_text()
+    assert waits not in log.read_text()
+    away.rename(scene.archive)
+    scene.feed(3)
+    eventually(lambda: f"{scene.stock.names[3]} restored" in log.read_text(), "it is restored", tell=standby.tell)
+
+
+def test_the_child_that_looks_ahead_keeps_no_log_open(scene: Scene) -> None:
+    log = scene.folder / "log" / "standby.log"
+    log.parent.mkdir()
+    scene.feed(to=1)
+    standby = scene.standby(restore_command=f"{scene.restore_command()} 2>>{log}", settings=scene.seen_at_once).begin()
+    standby.until_rows(scene.stock.rows[1])
+    eventually(lambda: log_holders(standby, log), "a restore has the log open", tell=standby.tell)
+    standby.sql("SELECT pg_wal_replay_pause()")
+    scene.feed(to=scene.stock.last)
+    spool = standby.data_directory / "pg_wal" / ".pystandby"
+    # Nothing is taken while replay pauses: so the child is there, idle.
+    eventually(lambda: len(list(spool.glob("0000*"))) >= 3, "segments are made ready", tell=standby.tell)
+    child = int((spool / "lock").read_text().split()[0])
+    eventually(lambda: not log_holders(standby, log), "the restore has ended", tell=standby.tell)
+    assert alive(child)
+    standby.sql("SELECT pg_wal_replay_resume()")
+    standby.until_rows(scene.stock.rows[scene.stock.last])
+
+
+def test_an_archive_on_a_file_server(scene: Scene) -> None:
+    """Its settings, on a local folder: whether NFS does what they rest on is not tried here."""
+    settings = filled_in(scene, "postgresql-nfs.conf")
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary()
+    lines = [line for line in settings.splitlines() if line.startswith("archive_")]
+    assert [line.partition(" ")[0] for line in lines] == ["archive_mode", "archive_command"]
+    primary.configure({"archive_command": "false"})
+    primary.write("postgresql.conf", "\n".join(["", *lines, ""]), append=True)
+    primary.begin()
+    standby = scene.bare_standby()
+    lines = [line for line in settings.splitlines() if line and line not in lines]
+    standby.write("postgresql.conf", "\n".join(["", *lines, ""]), append=True)
+    standby.configure(scene.seen_at_once)
+    standby.write("recovery.signal", "")
+    standby.begin()
+    for _ in range(2):
+        standby.until_rows(write_and_switch(primary))
+    rows = write_and_switch(primary)
+    primary.stop("immediate")
+    scene.trigger_file.touch()
+    standby.until_promoted(rows)
+    assert not scene.trigger_file.exists()
 
 
 def test_several_standbys_on_one_archive(scene: Scene) -> None:
@@ -267,7 +433,13 @@ def test_the_failover_script(scene: Scene, fast: bool) -> None:
     assert "the server takes writes after" in result.stdout
     standby.until_promoted(scene.stock.rows[4])
     assert not scene.trigger_file.exists()
-    # Run again: it is up already.
-    result = failover(standby, fence="true")
+    # Run again: it is up already, and may well be the primary by now that the fence would stop.
+    fenced.unlink()
+    result = failover(standby, fence=f"touch {fenced}")
     assert result.status == 1
     assert "is not in recovery" in result.stderr
+    standby.stop("fast")
+    result = failover(standby, fence=f"touch {fenced}")
+    assert result.status == 1
+    assert "is not running" in result.stderr
+    assert not fenced.exists()

@@ -248,6 +248,32 @@ def test_a_failover(scene: Scene, word: str) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_a_dry_run_says_what_would_come_of_it_and_does_nothing(scene: Scene) -> None:
+    standby = waiting(scene)
+    standby.until_rows(scene.stock.rows[4])
+    command = standby.until_waiting(5)
+    with scene.held(command):
+        scene.feed(5, 6)
+        for word, fate in (("smart", "which are replayed first"), ("fast", "which are left out")):
+            result = on(standby, word, "--dry-run")
+            assert (result.status, result.stderr) == (0, "")
+            assert f"2 segments in it are later than that, {fate}" in result.stdout
+            assert "says" not in result.stdout
+            assert not scene.trigger_file.exists()
+    standby.until_rows(scene.stock.rows[6])
+    standby.assert_not_promoted()
+    standby.stop("fast")
+    assert refused(on(standby, "smart", "--dry-run"), "is not running")
+
+
+def test_a_dry_run_where_no_file_can_be_made(standby: Standby) -> None:
+    path = standby.folder / "absent" / "failover"
+    for words in ((), ("-n",)):
+        assert refused(pull("smart", *words, "-t", path), f'could not make trigger file "{path}"')
+    assert not path.parent.exists()
+
+
+@pytest.mark.timeout(300)
 @scenario("pystandby trigger")
 def test_wait_until_it_takes_writes(scene: Scene) -> None:
     standby = waiting(scene)

@@ -20,6 +20,7 @@ class Service:
         parser.optionxform = str  # type: ignore[assignment]  # its way to keep upper case
         parser.read_string(settings.read_text())
         assert parser["Service"]["Restart"] == "on-failure"
+        self.settings = parser
         self._pause = float(parser["Service"]["RestartSec"])
         self._burst = int(parser["Unit"]["StartLimitBurst"])
         self._interval = float(parser["Unit"]["StartLimitIntervalSec"])
