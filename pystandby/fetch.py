@@ -343,6 +343,7 @@ class Fetcher:
 
         most = _LARGEST_TEXT if self._is_text else wal.MAX_SEGMENT_SIZE
         head = b""
+        found: Found | None = None
         try:
             for piece in compression.expanded(entry.descriptor, entry.ending):
                 if not self._is_text and len(head) < wal.LONG_HEADER_SIZE:
@@ -352,6 +353,9 @@ class Fetcher:
                         verdict = self._judge_head(head[: wal.LONG_HEADER_SIZE], _stated_size(head) or _DEFAULT_SEGMENT_SIZE)
                         if verdict.state == ready.WRONG:
                             return self._wrong(verdict.reason)
+                        if verdict.state == ready.UNFINISHED:
+                            found = self._unfinished(verdict.reason)
+                            break
                 copy.write(piece[: most + 1 - copy.size])
                 if copy.size > most:
                     return self._too_much(most)
@@ -366,11 +370,9 @@ class Fetcher:
             if self._is_text:
                 return self._half_written(damage.reason, rested)
             found = self._unfinished(damage.reason, "If nobody is writing it any more, put a whole file in its place.")
-        else:
-            judged = self._judge_content(copy.descriptor, copy.size, rested)
-            if judged is None or judged.state != UNFINISHED:
-                return judged
-            found = judged
+        found = found or self._judge_content(copy.descriptor, copy.size, rested)
+        if found is None or found.state != UNFINISHED:
+            return found
         self._judged = (_signature(status), time.monotonic() + 60, found.reason, found.hint)
         return found
 
