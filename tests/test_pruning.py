@@ -22,7 +22,7 @@ from support.command import (
     wait_until,
 )
 
-from pystandby import prune, wal
+from pystandby import prune
 
 MB = segments.MB
 
