@@ -34,7 +34,7 @@ test-faults:
 	@environment=$$(sh .ci/environment test) && exec "$$environment/bin/python" .ci/test.py --mark faults $(PYTESTARGS)
 
 bench:
-	@environment=$$(sh .ci/environment demo) && exec "$$environment/bin/python" -I bench $(ARGS)
+	@environment=$$(sh .ci/environment bench) && exec "$$environment/bin/python" -I bench $(ARGS)
 
 lint:
 	@environment=$$(sh .ci/environment lint) && bin="$$environment/bin" && \

@@ -1,6 +1,6 @@
 """Make or update the virtual environment that make's targets use, and print its path, alone, on stdout.
 
-    environment.py run|demo|test|lint    with what that target needs
+    environment.py run|demo|bench|test|lint    with what that target needs
     environment.py clean                 remove it, and what was built
 
 Standard library only, because it runs before anything is installed. The environment gets the built wheel, not the
@@ -37,6 +37,7 @@ WANTED = {
     # target: extras of the wheel, dependency groups of pyproject.toml
     "run": ((), ()),
     "demo": (("demo",), ()),
+    "bench": (("demo", "compression"), ()),
     "test": (("demo",), ("test",)),
     "lint": ((), ("test", "lint")),  # mypy needs the types of what the tests import
 }

@@ -6,10 +6,10 @@ Lives at most as long as the startup process that its maker served. What it has 
 import os
 import time
 
-from pystandby import fetch, osdep, prune, say, spool, timelines, trigger, wal
+from pystandby import exits, fetch, osdep, prune, say, spool, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.asker import Asker
-from pystandby.exits import SERVER_GONE, StandbyError
+from pystandby.exits import StandbyError
 from pystandby.memory import Memory
 from pystandby.options import Options
 
@@ -95,7 +95,7 @@ class _Child:
             self.asker.alive()
         except StandbyError as gone:
             # The startup process ends with recovery, under a postmaster that goes on: then the spool is only in the way.
-            if gone.status == SERVER_GONE and self.asker.promoted():
+            if gone.status == exits.SERVER_GONE and self.asker.promoted():
                 spool.empty(self.spool)
             return False
         if self.memory.refused() is not None or self._fast():
@@ -181,7 +181,13 @@ class _Child:
 
     def _fetch(self, name: str) -> fetch.Found:
         options = self.options.for_file(name, os.path.join(self.spool, name))
-        return fetch.Fetcher(options, wal.SEGMENT, self.asker).fetch()
+        try:
+            return fetch.Fetcher(options, wal.SEGMENT, self.asker, known_archive=self.archive).fetch()
+        except StandbyError as failure:
+            if failure.status != exits.MODULE_MISSING:
+                raise
+            # What decompresses it: the call that asks for it says so.
+            return fetch.Found(fetch.FAILED, 0)
 
     def _keeps_times(self, name: str, modified: int) -> bool:
         """Whether the spool's file system keeps a time to the nanosecond; else every segment would be taken for a changed one."""
@@ -207,7 +213,7 @@ class _Child:
     def _is_past_fork(self, name: str, newer: int) -> bool:
         """Whether a newer timeline left this segment's before it ends: a server that follows that one must not have it whole."""
         while self.archive.holds(f"{newer:08X}.history"):
-            left = timelines.history(self.options.archivelocation, newer).get(wal.timeline(name))
+            left = timelines.archived_history(self.archive, newer).get(wal.timeline(name))
             if left is not None and left < (wal.segment_number(name, self.segment_size) + 1) * self.segment_size:
                 return True
             newer += 1

@@ -1,10 +1,10 @@
 """archive_command: a WAL file into the archives, under its name only when it is whole and durable, and never over another file.
 
-    ARCHIVE/NAME                the archived file
+    ARCHIVE/NAME                the archived file; compressed, NAME.gz, NAME.zst or NAME.lz4
     ARCHIVE/NAME.pystandby      the copy being made, locked by its maker; one that was killed leaves it to the next call
 
 A server calls this for one file after the other, and again for the same file until it hears 0; after a crash also for one that
-is archived already. So the same bytes under the name are success. Other bytes are another server's, and stay.
+is archived already. So the same bytes under the name are success, compressed or not. Other bytes are another server's, and stay.
 """
 
 import os
@@ -17,29 +17,42 @@ from pystandby.exits import StandbyError
 
 _CHUNK = 1 << 20
 
+_MOST_HISTORY = 1 << 20
+"""Bytes of a history file that are read at most."""
+
 _RETRIED = "The file stays in pg_wal, and the server tries again."
 
 
-def put(directories: "list[str]", source: str, name: str, verify: bool = True) -> int:
+def put(directories: "list[str]", source: str, name: str, verify: bool = True, compress: str = "") -> int:
     """Put the file at ``source`` (%p) under its name (%f) into each archive, and return exits.ARCHIVED or NOT_ARCHIVED.
 
     Every archive is tried, so that one that is full does not keep the others from getting the file. ``verify`` is whether the
-    file must begin as a segment of its name. Raises StandbyError where the file itself is not fit, or with a single archive.
+    file must begin as a segment of its name; ``compress`` is one of options.COMPRESS, or empty for a plain copy. Raises
+    StandbyError where the file itself is not fit, the codec is missing, or with a single archive.
     """
     if wal.kind(name) is None:
         swapped = "The order is: pystandby archive ARCHIVE... %p %f." if wal.kind(os.path.basename(source)) == wal.SEGMENT else ""
         raise StandbyError(
             exits.NOT_ARCHIVED, f'"{name}" is not the name of a WAL file', f"It was to be archived from {source}.", swapped
         )
+    if compress:
+        from pystandby import compression
+
+        try:
+            compression.require(f".{compress}")
+        except compression.MissingCodecError as missing:
+            raise StandbyError(
+                exits.NOT_ARCHIVED, f"could not compress {name}: {missing.message}", _RETRIED, missing.hint
+            ) from missing
     file = _File(source, name, verify)
     try:
         if len(directories) == 1:
-            _Call(file, directories[0]).run()
+            _Call(file, directories[0], compress).run()
             return exits.ARCHIVED
         status = exits.ARCHIVED
         for directory in directories:
             try:
-                _Call(file, directory).run()
+                _Call(file, directory, compress).run()
             except StandbyError as failure:
                 say.error(failure.message, failure.detail, failure.hint)
                 status = exits.NOT_ARCHIVED
@@ -84,7 +97,7 @@ class _File:
             raise self._refused("is empty")
         if self.kind not in (wal.SEGMENT, wal.PARTIAL) or not verify:
             return
-        head = _head(self.descriptor)
+        head = _beginning(self.descriptor)
         verdict = ready.judge_head(head, self.size, self.name, self.system_identifier, server.server_version)
         if verdict.state in (ready.WRONG, ready.UNFINISHED):
             raise self._refused(verdict.reason, "To archive what is no WAL of PostgreSQL's own all the same, use --verify none.")
@@ -99,13 +112,14 @@ class _File:
 class _Call:
     """One file and one archive."""
 
-    __slots__ = ("archive", "directory", "file", "path")
+    __slots__ = ("archive", "directory", "ending", "file", "path")
 
-    def __init__(self, file: _File, directory: str) -> None:
+    def __init__(self, file: _File, directory: str, compress: str) -> None:
         self.file = file
         self.directory = directory
         self.archive = Archive(directory)
-        self.path = self.archive.path(file.name)
+        self.ending = f".{compress}" if compress else ""
+        self.path = self.archive.path(file.name + self.ending)
 
     def run(self) -> None:
         """Archive the file. Raises StandbyError where it is not archived."""
@@ -127,33 +141,67 @@ class _Call:
 
     def _is_archived(self) -> bool:
         """Whether the archive has this very file, made durable; False if it has none. Raises StandbyError if it has another."""
-        entry = self._look(self.file.name)
+        entries = self.archive.look_at_all(self.file.name)
         try:
-            if entry.state == archive.ABSENT:
-                return False
-            if entry.state != archive.PRESENT or entry.status is None:
-                raise self._failed(f"what is there cannot be read: {say.reason(entry.failure)}" if entry.failure else entry.state)
-            if not stat.S_ISREG(entry.status.st_mode):
-                raise self._failed("what has its name there is not a plain file")
-            if os.path.samestat(os.fstat(self.file.descriptor), entry.status):
-                # The server overwrites what it recycles, through every name that it has.
-                raise self._failed(
-                    "what has its name there is a link, and no copy", "Remove the link, so that a copy can be made in its place."
-                )
-            if not _same_bytes(self.file.descriptor, entry.descriptor):
-                raise self._another(entry.descriptor, entry.status.st_size)
-            # Whoever put it there may have been killed before it was on the disk, and the server removes its own now.
-            os.fsync(entry.descriptor)
-            osdep.sync_folder(self.directory)
-            say.debug(f'{self.file.name} is in archive "{self.directory}" already')
-            place.remove_left_over(self.path + place.SUFFIX)
-            return True
+            self._is_readable(entries[0])
+            there = [entry for entry in entries if entry.state != archive.ABSENT]
+            for entry in there:
+                self._is_the_same(entry)
+            if there:
+                osdep.sync_folder(self.directory)
+                say.debug(f'{self.file.name} is in archive "{self.directory}" already')
+                place.remove_left_over(self.path + place.SUFFIX)
+            return bool(there)
         finally:
-            entry.close()
+            for entry in entries:
+                entry.close()
 
-    def _look(self, name: str) -> archive.Entry:
-        """Look at a name. Raises StandbyError where the archive itself cannot be read."""
-        entry = self.archive.look(name)
+    def _is_the_same(self, entry: archive.Entry) -> None:
+        """Make what the archive has under the name durable. Raises StandbyError where it is not this very file, and OSError."""
+        name = self.file.name + entry.ending
+        if entry.state != archive.PRESENT or entry.status is None:
+            why = say.reason(entry.failure) if entry.failure else entry.state
+            raise self._failed(f"what is there as {name} cannot be read: {why}")
+        if not stat.S_ISREG(entry.status.st_mode):
+            raise self._failed(f"what has the name {name} there is not a plain file")
+        if os.path.samestat(os.fstat(self.file.descriptor), entry.status):
+            # The server overwrites what it recycles, through every name that it has.
+            raise self._failed(
+                f"what has the name {name} there is a link, and no copy",
+                "Remove the link, so that a copy can be made in its place.",
+            )
+        try:
+            if not (self._expands_to_the_same(entry) if entry.ending else _same_bytes(self.file.descriptor, entry.descriptor)):
+                raise self._another(entry)
+        except StandbyError as failure:
+            if failure.status != exits.MODULE_MISSING:
+                raise
+            raise self._failed(f"what is there as {name} cannot be compared. {failure.message}", failure.hint) from failure
+        # Whoever put it there may have been killed before it was on the disk, and the server removes its own now.
+        os.fsync(entry.descriptor)
+
+    def _expands_to_the_same(self, entry: archive.Entry) -> bool:
+        """Whether a compressed file holds what this one does. Raises StandbyError where it is damaged, and OSError."""
+        from pystandby import compression
+
+        os.lseek(self.file.descriptor, 0, os.SEEK_SET)
+        try:
+            for piece in compression.expanded(entry.descriptor, entry.ending):
+                if piece != osdep.read(self.file.descriptor, len(piece)):
+                    return False
+        except compression.Damaged as damage:
+            name = self.file.name + entry.ending
+            raise StandbyError(
+                exits.NOT_ARCHIVED,
+                f'archive "{self.directory}" has {name}, which {damage.reason}',
+                f"Nothing is replaced, and {self.file.name} stays in pg_wal.",
+                "If nobody is writing it any more, a copy that was broken off has left it: remove it from the archive, and "
+                "the server archives the whole file.",
+            ) from damage
+        return not os.read(self.file.descriptor, 1)
+
+    def _is_readable(self, entry: archive.Entry) -> None:
+        """Raise StandbyError where a look has found that the archive itself cannot be read."""
         if entry.state == archive.UNAVAILABLE and entry.failure is not None:
             raise StandbyError(
                 exits.NOT_ARCHIVED,
@@ -161,18 +209,24 @@ class _Call:
                 _RETRIED,
                 "Mount it or mend it. It is not made here: that would put WAL where a file system is yet to be mounted.",
             )
+
+    def _look(self, name: str) -> archive.Entry:
+        """Look at a name. Raises StandbyError where the archive itself cannot be read."""
+        entry = self.archive.look(name)
+        self._is_readable(entry)
         return entry
 
-    def _another(self, descriptor: int, size: int) -> StandbyError:
+    def _another(self, entry: archive.Entry) -> StandbyError:
         """The archive has other bytes under the name: what to say of it."""
-        there, here = _head(descriptor), _head(self.file.descriptor)
+        assert entry.status is not None
+        there, here, size = entry.head(wal.LONG_HEADER_SIZE), _beginning(self.file.descriptor), entry.status.st_size
         hint = (
             "Two servers have written it. Find out which of them is to go on, stop the other, and give what it archived another "
             "folder."
         )
         if self.file.kind == wal.HISTORY:
             hint = "Two servers were promoted to the same timeline. Stop the one that must not go on."
-        elif _is_torn_copy(self.file.descriptor, descriptor, size):
+        elif not entry.ending and _is_torn_copy(self.file.descriptor, entry.descriptor, size):
             hint = (
                 "It is the beginning of this very file, as a copy leaves it that was broken off: remove it from the archive, and "
                 "the server archives the whole file."
@@ -181,9 +235,9 @@ class _Call:
             hint = "Two clusters archive to one folder: give each a folder of its own."
         return StandbyError(
             exits.NOT_ARCHIVED,
-            f'archive "{self.directory}" has another {self.file.name}',
-            f"There: {_description(there, size)}; here: {_description(here, self.file.size)}. Nothing is replaced, and the file "
-            "stays in pg_wal.",
+            f'archive "{self.directory}" has another {self.file.name + entry.ending}',
+            f"There: {_description(there, size, bool(entry.ending))}; here: {_description(here, self.file.size)}. Nothing is "
+            "replaced, and the file stays in pg_wal.",
             hint,
         )
 
@@ -214,8 +268,8 @@ class _Call:
         """The system identifier in an archived segment and the segment's name; None where there is none to be read."""
         entry = self._look(name)
         try:
-            written = _written_by(_head(entry.descriptor)) if entry.state == archive.PRESENT else None
-        except OSError:
+            written = _written_by(entry.head(wal.LONG_HEADER_SIZE)) if entry.state == archive.PRESENT else None
+        except (OSError, StandbyError):
             written = None
         finally:
             entry.close()
@@ -226,9 +280,9 @@ class _Call:
         names = os.listdir(self.directory)
         for name in names:
             stem, suffix, _ = name.partition(place.SUFFIX)
-            if suffix and wal.kind(stem):
+            if suffix and wal.kind(archive.bare(stem)):
                 place.remove_left_over(self.archive.path(name))
-        segments = [name for name in names if wal.kind(name) == wal.SEGMENT]
+        segments = {bare for bare in map(archive.bare, names) if wal.kind(bare) == wal.SEGMENT}
         return sorted(segments, key=lambda name: (name[8:], name), reverse=True)[:3]
 
     def _is_not_abandoned(self) -> None:
@@ -247,7 +301,9 @@ class _Call:
                     return
                 if entry.state != archive.PRESENT:
                     raise self._failed(f"{name} is there and cannot be read")
-                left = wal.history_switch_points(os.read(entry.descriptor, 1 << 20)).get(own)
+                left = wal.history_switch_points(entry.head(_MOST_HISTORY)).get(own)
+            except StandbyError as failure:
+                raise self._failed(f"{name} is there and cannot be read. {failure.message}", failure.hint) from failure
             finally:
                 entry.close()
             if left is not None and left < end:
@@ -268,8 +324,9 @@ class _Call:
             copy = place.Copy(self.path)
             try:
                 os.lseek(self.file.descriptor, 0, os.SEEK_SET)
-                copy.fill(self.file.descriptor, self.file.size)
-                if copy.size != self.file.size or os.fstat(self.file.descriptor).st_size != self.file.size:
+                self._fill(copy)
+                read = os.lseek(self.file.descriptor, 0, os.SEEK_CUR) if self.ending else copy.size
+                if read != self.file.size or os.fstat(self.file.descriptor).st_size != self.file.size:
                     raise self._failed(f'"{self.file.path}" has changed its size meanwhile')
             except BaseException as failure:
                 copy.discard()
@@ -290,8 +347,18 @@ class _Call:
             return True
         return False
 
+    def _fill(self, copy: place.Copy) -> None:
+        """Write the file into the copy, compressed if it is to be. Raises osdep.SourceError, and OSError of the archive."""
+        if not self.ending:
+            copy.fill(self.file.descriptor, self.file.size)
+            return
+        from pystandby import compression
 
-def _head(descriptor: int) -> bytes:
+        for piece in compression.compressed(self.file.descriptor, self.file.size, self.ending):
+            copy.write(piece)
+
+
+def _beginning(descriptor: int) -> bytes:
     """The first bytes of an open file: a segment's long header, or a history file's beginning."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     return os.read(descriptor, wal.LONG_HEADER_SIZE)
@@ -312,13 +379,14 @@ def _system(head: bytes) -> "int | None":
     return written[0] if written else None
 
 
-def _description(head: bytes, size: int) -> str:
+def _description(head: bytes, size: int, compressed: bool = False) -> str:
     """What a file is, by its head and its size in bytes."""
     written = _written_by(head)
+    length = f"{size} bytes{', compressed' if compressed else ''}"
     if written is None:
-        return f"{size} bytes"
+        return length
     system_identifier, timeline, address = written
-    return f"{size} bytes, WAL at {ready.lsn(address)} of timeline {timeline}, system {system_identifier}"
+    return f"{length}, WAL at {ready.lsn(address)} of timeline {timeline}, system {system_identifier}"
 
 
 def _same_bytes(one: int, other: int) -> bool:
@@ -327,22 +395,11 @@ def _same_bytes(one: int, other: int) -> bool:
     for descriptor in (one, other):
         os.lseek(descriptor, 0, os.SEEK_SET)
     while True:
-        chunk = _read(one)
-        if chunk != _read(other):
+        chunk = osdep.read(one, _CHUNK)
+        if chunk != osdep.read(other, _CHUNK):
             return False
         if not chunk:
             return True
-
-
-def _read(descriptor: int) -> bytes:
-    """A chunk of a file, shorter only at its end."""
-    chunk = os.read(descriptor, _CHUNK)
-    while 0 < len(chunk) < _CHUNK:
-        more = os.read(descriptor, _CHUNK - len(chunk))
-        if not more:
-            break
-        chunk += more
-    return chunk
 
 
 def _is_torn_copy(whole: int, part: int, size: int) -> bool:
@@ -351,11 +408,11 @@ def _is_torn_copy(whole: int, part: int, size: int) -> bool:
         os.lseek(descriptor, 0, os.SEEK_SET)
     read = 0
     while read < size:
-        here, there = _read(whole), _read(part)
+        here, there = osdep.read(whole, _CHUNK), osdep.read(part, _CHUNK)
         read += len(there)
         if not there or len(there) > len(here):
             return False
         if here[: len(there)] != there:
             kept = there.rstrip(b"\0")
-            return here.startswith(kept) and not any(any(chunk) for chunk in iter(lambda: _read(part), b""))
+            return here.startswith(kept) and not any(any(chunk) for chunk in iter(lambda: osdep.read(part, _CHUNK), b""))
     return True

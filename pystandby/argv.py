@@ -4,7 +4,7 @@ It knows the plain spellings only and makes no message: whatever is wrong, rare 
 costs four times a start of Python, for every segment.
 """
 
-from pystandby.options import ARGUMENTS, CHOICE, FLAG, NUMBER, OPTIONS, VERBS, Option, Options
+from pystandby.options import ARGUMENTS, CHOICE, COMPRESS, FLAG, NUMBER, OPTIONS, VERBS, Option, Options
 
 _SHORT = {option.short: option for option in OPTIONS if option.short}
 _LONG = {option.long: option for option in OPTIONS}
@@ -55,12 +55,22 @@ def parse(arguments: "list[str]") -> "Options | None":
     return options
 
 
-def archive(arguments: "list[str]") -> "list[str] | None":
-    """The words of a plain "archive ARCHIVE... %p %f" behind the verb; None where click has to decide, say or show something."""
+def archive(arguments: "list[str]") -> "tuple[list[str], str] | None":
+    """The words of "archive [--compress METHOD] ARCHIVE... %p %f" behind verb and option, and METHOD or nothing.
+
+    None where click has to decide, say or show something.
+    """
     words = arguments[1:]
     if arguments[:1] != ["archive"] or len(words) < 3 or is_restore(words):
         return None
-    return None if any(word[:1] in ("", "-") for word in words) else words
+    method = None
+    if words[0] == "--compress":
+        method, words = words[1], words[2:]
+    elif words[0][:11] == "--compress=":
+        method, words = words[0][11:], words[1:]
+    if method not in (None, *COMPRESS) or len(words) < 3 or any(word[:1] in ("", "-") for word in words):
+        return None
+    return words, method or ""
 
 
 def is_restore(words: "list[str]") -> bool:

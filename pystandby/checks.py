@@ -9,7 +9,7 @@ import shlex
 import shutil
 import stat
 
-from pystandby import archive, exits, osdep, prune, ready, say, timelines, trigger, wal
+from pystandby import archive, exits, osdep, ready, say, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.asker import Asker
 from pystandby.exits import StandbyError
@@ -304,34 +304,51 @@ class Check:
                 hint = "Mount it, or let the server's user read it: recovery waits for it."
                 self.find(ERROR, f'archive "{folder}" cannot be read by the server: {say.reason(failure)}', hint)
                 return
-            segments = [name for name in names if wal.kind(name) == wal.SEGMENT]
-            compressed = [name for name in names if name.endswith(prune.COMPRESSED)]
+            self._codecs(folder, names)
+            segments = [bare for bare in map(archive.bare, names) if wal.kind(bare) == wal.SEGMENT]
             if not segments:
-                found = (
-                    "holds no segment" if not compressed else "holds compressed segments only, which this version cannot restore"
-                )
-                self.find(WARNING, f'archive "{folder}" {found}', "See to the primary's archive_command.")
+                self.find(WARNING, f'archive "{folder}" holds no segment', "See to the primary's archive_command.")
                 return
             newest = max(segments, key=lambda name: (name[8:], name))
             entry = look.look(newest)
+            path = look.path(newest + entry.ending)
             try:
                 if entry.state != archive.PRESENT or entry.status is None:
                     reason = say.reason(entry.failure) if entry.failure else entry.state
-                    self.find(
-                        ERROR, f'"{look.path(newest)}" cannot be read by the server: {reason}', "Let the server's user read it."
-                    )
+                    self.find(ERROR, f'"{path}" cannot be read by the server: {reason}', "Let the server's user read it.")
                     return
-                head = os.read(entry.descriptor, wal.LONG_HEADER_SIZE)
+                head = entry.head(wal.LONG_HEADER_SIZE)
                 size = entry.status.st_size
+            except StandbyError:
+                # Said already.
+                return
+            except OSError as failure:
+                self.find(WARNING, f'"{path}", the newest segment there: {say.reason(failure)}', "Is it still being written?")
+                return
             finally:
                 entry.close()
+            if entry.ending and len(head) == wal.LONG_HEADER_SIZE:
+                # What it holds is not decompressed as a whole, only to count it.
+                size = wal.FirstPage(head).segment_size
             verdict = ready.judge_head(head, size, newest, self.asker.system_identifier(), self.server.version)
             if verdict.state == ready.WRONG:
                 hint = "Give restore_command the archive of this cluster's primary."
-                self.find(ERROR, f'"{look.path(newest)}", the newest segment there, {verdict.reason}', hint)
+                self.find(ERROR, f'"{path}", the newest segment there, {verdict.reason}', hint)
                 return
             if verdict.segment_size:
                 self._first(look, verdict.segment_size)
+
+    def _codecs(self, folder: str, names: "list[str]") -> None:
+        """See whether what the archive has compressed can be decompressed here."""
+        found = {os.path.splitext(name)[1] for name in names if archive.bare(name) != name and wal.kind(archive.bare(name))}
+        if found:
+            from pystandby import compression
+
+            for ending in sorted(found):
+                try:
+                    compression.require(ending)
+                except StandbyError as missing:
+                    self.find(ERROR, f'archive "{folder}" holds "{ending}" files. {missing.message}', missing.hint)
 
     def _first(self, look: Archive, segment_size: int) -> None:
         """See whether the segment that recovery begins with is there, and the archive's timelines can be followed from it."""

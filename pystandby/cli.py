@@ -8,7 +8,7 @@ import click
 import pystandby
 from pystandby import argv, completion, exits, say
 from pystandby.exits import StandbyError
-from pystandby.options import ARGUMENTS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
+from pystandby.options import ARGUMENTS, COMPRESS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -223,15 +223,22 @@ Exit status: 0, every ARCHIVE has the file; 1, not so: the server keeps it and t
     metavar="header|none",
     help="header: the file must begin as a segment of its name and cluster; none: it may be anything (default header)",
 )
+@click.option(
+    "--compress",
+    type=_Word(COMPRESS),
+    default=None,
+    metavar="|".join(COMPRESS),
+    help="compress the file, and add that ending to its name; zst and lz4 take a Python package (zstandard, lz4)",
+)
 @click.argument("archives", type=_Word(()), nargs=-1, required=True, metavar="ARCHIVE...")
 @click.argument("source", type=_Word(()), metavar="%p")
 @click.argument("name", type=_Word(()), metavar="%f")
-def archive(debug: bool, verify: str, archives: "tuple[str, ...]", source: str, name: str) -> int:
+def archive(debug: bool, verify: str, compress: "str | None", archives: "tuple[str, ...]", source: str, name: str) -> int:
     """pystandby archive is PostgreSQL's archive_command: it puts a WAL file into each ARCHIVE, and never over another."""
     from pystandby import archiver
 
     say.debugging = debug
-    return archiver.put(list(archives), source, name, verify == "header")
+    return archiver.put(list(archives), source, name, verify == "header", compress or "")
 
 
 @click.command("demo", cls=_Verb, context_settings=_HELP)

@@ -43,6 +43,9 @@ _SKEW = 60.0
 
 _DEFAULT_SEGMENT_SIZE = 16 << 20
 
+_LARGEST_TEXT = 1 << 20
+"""Bytes of a history or backup file, at most: of a compressed one no more are decompressed."""
+
 _OVERRULE = "To restore it by its size all the same, use --verify size."
 
 
@@ -50,7 +53,8 @@ class Found:
     """What a look found: a state, and what to say of it.
 
     ``seconds`` is when to look again, ``rested`` for how long the file has not changed, ``modified`` its modification time in
-    nanoseconds; ``folder`` is Archive.folder() of where it was found, ``status`` the exit status of a failure that stays. Of an
+    nanoseconds; ``folder`` is Archive.folder() of where it was found, ``status`` the exit status of a failure that stays,
+    ``reason`` why it is unfinished. Of an
     absent segment ``is_impossible`` says that the server must look for an older timeline's, ``news`` what else there is to know;
     ``cut`` says in words that a segment goes past a fork, and where its copy ends therefore.
     """
@@ -66,6 +70,7 @@ class Found:
         "message",
         "modified",
         "news",
+        "reason",
         "rested",
         "seconds",
         "segment_size",
@@ -88,6 +93,7 @@ class Found:
         self.is_impossible = False
         self.news: News | None = None
         self.is_last = True
+        self.reason = ""
         self.rested = 0.0
         self.segment_size = 0
         self.status = exits.UNEXPECTED
@@ -96,13 +102,15 @@ class Found:
 class Fetcher:
     """Looks for one file, again and again, and knows what it looked like before."""
 
-    def __init__(self, options: Options, kind: str, asker: Asker, known_folder: str = "") -> None:
+    def __init__(
+        self, options: Options, kind: str, asker: Asker, known_folder: str = "", known_archive: "Archive | None" = None
+    ) -> None:
         self._options = options
         self._known_folder = known_folder
         self._name = options.nextwalfile
         self._kind = kind
         self._asker = asker
-        self.archive = Archive(options.archivelocation)
+        self.archive = known_archive or Archive(options.archivelocation)
         self._path = self.archive.path(self._name)
         by_hand = asker.data_directory is None
         self.verify = options.verify if options.verify != "auto" else ("size" if by_hand else "pages")
@@ -116,7 +124,7 @@ class Fetcher:
         self.takes_at_once = False
         """Whether it is wanted without having come to rest, because it was handed over before."""
         self._seen: tuple[tuple[int, ...], float] | None = None
-        self._judged: tuple[tuple[int, ...], float, str] | None = None
+        self._judged: tuple[tuple[int, ...], float, str, str] | None = None
         self._segment_size = 0
         self._copy: Copy | None = None
         self._steps = 0
@@ -130,7 +138,10 @@ class Fetcher:
         self._cut_at: int | None = None
 
     def fetch(self) -> Found:
-        """Look once. Raises StandbyError if the server has gone, nothing that archive, file or destination can bring about."""
+        """Look once. Raises StandbyError if the server has gone, or what decompresses the file is missing.
+
+        Nothing else that archive, file or destination can bring about.
+        """
         self._progress = (self._steps, -1)
         if self._cut_at == 0:
             say.debug(f"{self._name} lies past {ready.lsn(self._left_at)}, where timeline {self._followed} left its timeline")
@@ -139,6 +150,7 @@ class Fetcher:
             entry = self.archive.look(self._name)
         except OSError as failure:
             return self._failure(exits.SOURCE_FAILED, f'could not open "{self._path}"', failure)
+        self._path = self.archive.path(self._name + entry.ending)
         try:
             if entry.state == archive.PRESENT:
                 return self._present(entry)
@@ -198,18 +210,23 @@ class Fetcher:
             )
         rested = self._rest(status)
         try:
-            found = self._judge_before(entry.descriptor, status, rested)
+            # What a compressed one holds is seen only when it is copied.
+            found = self._judge_content(entry.descriptor, status.st_size, rested) if not entry.ending else None
+            found = found or self._judge_times(status, rested)
             if found is not None:
                 found.rested = rested
                 return found
         except osdep.SourceError as failure:
             return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
-        return self._copy_and_judge(entry.descriptor, status, rested)
+        return self._copy_and_judge(entry, status, rested)
 
-    def _judge_before(self, descriptor: int, status: os.stat_result, rested: float) -> "Found | None":
-        """What can be said before the file is copied; None if it may be whole."""
-        size = status.st_size
-        if self._kind in (wal.HISTORY, wal.BACKUP_HISTORY):
+    @property
+    def _is_text(self) -> bool:
+        return self._kind in (wal.HISTORY, wal.BACKUP_HISTORY)
+
+    def _judge_content(self, descriptor: int, size: int, rested: float) -> "Found | None":
+        """What the beginning, the end and the size of a file say, before it is copied or when it is decompressed."""
+        if self._is_text:
             # Text whose last line has no end may be half written. History files are not waited for: a moment must do.
             if rested < _LONG_MOMENT and (size == 0 or _read_at(descriptor, 1, size - 1) != b"\n"):
                 return Found(SETTLING, _LONG_MOMENT - rested)
@@ -233,6 +250,10 @@ class Fetcher:
                     )
                 if rested < self._options.sleep:
                     return Found(SETTLING, self._options.sleep - rested)
+        return None
+
+    def _judge_times(self, status: os.stat_result, rested: float) -> "Found | None":
+        """Whether to wait before the file is copied: by its times, and by what a copy of it was before."""
         left = 0.0 if self.takes_young else self._options.delay - (time.time() - status.st_mtime)
         if self._options.delay and left > 0:
             return self._delayed(left)
@@ -241,10 +262,10 @@ class Fetcher:
         known = self._judged is not None and self._judged[0] == _signature(status) and time.monotonic() < self._judged[1]
         if known and self._judged is not None and not self._hands_over_unfinished(rested):
             # Copied and found unfinished before, and not changed since: no second copy for the same answer.
-            return self._unfinished(self._judged[2])
+            return self._unfinished(*self._judged[2:])
         if self._judged is not None and rested < _LONG_MOMENT and time.monotonic() < self._copied_at + self._options.sleep:
             # It is being written, and tells us of each write: not a copy of it for each.
-            found = self._unfinished(self._judged[2])
+            found = self._unfinished(*self._judged[2:])
             found.seconds = _LONG_MOMENT
             return found
         return None
@@ -269,7 +290,7 @@ class Fetcher:
         if copy is not None:
             copy.abandon()
 
-    def _copy_and_judge(self, source: int, status: os.stat_result, rested: float) -> Found:
+    def _copy_and_judge(self, entry: archive.Entry, status: os.stat_result, rested: float) -> Found:
         # An orphan must not make even a temporary file in a data directory where another server may be at work.
         self._asker.alive()
         try:
@@ -281,8 +302,15 @@ class Fetcher:
         self._copied_at = time.monotonic()
         keep = False
         try:
-            copy.fill(source, status.st_size)
-            if _signature(os.fstat(source)) != _signature(status) or copy.size != status.st_size:
+            if entry.ending:
+                unfit = self._expand(copy, entry, status, rested)
+                if unfit is not None:
+                    unfit.rested = rested
+                    return unfit
+            else:
+                copy.fill(entry.descriptor, status.st_size)
+            changed = _signature(os.fstat(entry.descriptor)) != _signature(status)
+            if changed or (not entry.ending and copy.size != status.st_size):
                 return Found(SETTLING, _MOMENT)
             found = self._judge_copy(copy, status, rested)
             if found.copy is not None and self._cut_at is not None:
@@ -306,6 +334,48 @@ class Fetcher:
             self._copy = None
             self._steps += 1
 
+    def _expand(self, copy: Copy, entry: archive.Entry, status: os.stat_result, rested: float) -> "Found | None":
+        """Decompress a file into the copy; what to say where that comes to nothing that may be whole.
+
+        No more is written than a segment can have: a file of a kilobyte can hold a terabyte. Raises osdep.SourceError, OSError.
+        """
+        from pystandby import compression
+
+        most = _LARGEST_TEXT if self._is_text else wal.MAX_SEGMENT_SIZE
+        head = b""
+        found: Found | None = None
+        try:
+            for piece in compression.expanded(entry.descriptor, entry.ending):
+                if not self._is_text and len(head) < wal.LONG_HEADER_SIZE:
+                    head += piece[: wal.LONG_HEADER_SIZE]
+                    most = _stated_size(head) or most
+                    if self.verify != "none" and len(head) >= wal.LONG_HEADER_SIZE:
+                        verdict = self._judge_head(head[: wal.LONG_HEADER_SIZE], _stated_size(head) or _DEFAULT_SEGMENT_SIZE)
+                        if verdict.state == ready.WRONG:
+                            return self._wrong(verdict.reason)
+                        if verdict.state == ready.UNFINISHED:
+                            found = self._unfinished(verdict.reason)
+                            break
+                copy.write(piece[: most + 1 - copy.size])
+                if copy.size > most:
+                    return self._too_much(most)
+        except compression.MissingCodecError as missing:
+            raise exits.StandbyError(
+                missing.status,
+                f'could not read "{self._path}": {missing.message}',
+                "It is there, and what it holds is not known. The server stops here and loses nothing.",
+                f"{missing.hint}, then start the server. A plain {self._name} beside it is taken without.",
+            ) from missing
+        except compression.Damaged as damage:
+            if self._is_text:
+                return self._half_written(damage.reason, rested)
+            found = self._unfinished(damage.reason, "If nobody is writing it any more, put a whole file in its place.")
+        found = found or self._judge_content(copy.descriptor, copy.size, rested)
+        if found is None or found.state != UNFINISHED:
+            return found
+        self._judged = (_signature(status), time.monotonic() + 60, found.reason, found.hint)
+        return found
+
     def _judge_copy(self, copy: Copy, status: os.stat_result, rested: float) -> Found:
         """Judge what would be handed over, not what it was copied from: that may change at any time."""
         found = Found(READY, 0)
@@ -324,8 +394,8 @@ class Fetcher:
         if verdict.state == ready.DOUBTFUL and verdict.zeros and self._ends_torn(copy):
             verdict = ready.Verdict(ready.UNFINISHED, "breaks off inside its last record, whose checksum is wrong")
         if verdict.state == ready.UNFINISHED:
-            self._judged = (_signature(status), time.monotonic() + 60, verdict.reason)
             unfinished = self._unfinished(verdict.reason)
+            self._judged = (_signature(status), time.monotonic() + 60, verdict.reason, unfinished.hint)
             unfinished.rested = rested
             if self._hands_over_unfinished(rested):
                 unfinished.copy = copy
@@ -343,7 +413,7 @@ class Fetcher:
     def _ends_torn(self, copy: Copy) -> bool:
         """Whether the next segment, if it is there, tells that the last record is torn."""
         following = wal.neighbour(self._name, 1, self._segment_size)
-        head = osdep.read_small(self.archive.path(following), _ENOUGH) if following else None
+        head = self.archive.head(following, _ENOUGH) if following else None
         if not head:
             return False
         import mmap
@@ -421,15 +491,32 @@ class Fetcher:
             f"Put the right file in its place, then start the server. {_OVERRULE}",
         )
 
-    def _unfinished(self, reason: str) -> Found:
+    def _too_much(self, most: int) -> Found:
+        what = "file" if self._is_text else "segment"
+        return Found(
+            WRONG,
+            0,
+            f'{what} "{self._path}" is too long: more than {most} bytes, decompressed',
+            "No more of it is decompressed. The server stops here, and loses nothing.",
+            "Put the right file in its place, then start the server.",
+        )
+
+    def _half_written(self, reason: str, rested: float) -> Found:
+        """What to say of a compressed history or backup file that does not hold what it should."""
+        if rested < _LONG_MOMENT:
+            return Found(SETTLING, _LONG_MOMENT - rested)
+        return Found(UNREADABLE, self._options.sleep, f'"{self._path}" {reason}', "", "Put a whole file in its place.")
+
+    def _unfinished(self, reason: str, hint: str = "") -> Found:
         found = Found(
             UNFINISHED,
             self._options.sleep,
             f'segment "{self._path}" {reason}',
             "It is taken to be still on its way, and waited for. A server given it would replay it up to there, take that for "
             "the end of WAL, and promote.",
-            f"If nobody is writing it any more, put a whole copy in its place. {_OVERRULE}",
+            hint or f"If nobody is writing it any more, put a whole copy in its place. {_OVERRULE}",
         )
+        found.reason = reason
         if self.takes_unfinished:
             following = wal.neighbour(self._name, 1, self._segment_size or _DEFAULT_SEGMENT_SIZE)
             found.is_last = following is None or not self.archive.holds(following)
@@ -507,11 +594,10 @@ class Fetcher:
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        if wal.kind(entry.name) == wal.SEGMENT:
-                            head = osdep.read_small(entry.path, wal.LONG_HEADER_SIZE) or b""
-                            page = wal.FirstPage(head) if len(head) == wal.LONG_HEADER_SIZE else None
-                            if page is not None and page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size):
-                                self._segment_size = page.segment_size
+                        name = archive.bare(entry.name)
+                        if wal.kind(name) == wal.SEGMENT:
+                            self._segment_size = _stated_size(Archive(folder).head(name, wal.LONG_HEADER_SIZE))
+                            if self._segment_size:
                                 break
             except OSError:
                 pass
@@ -534,15 +620,22 @@ def _read_at(descriptor: int, size: int, offset: int) -> bytes:
     return content
 
 
+def _stated_size(head: "bytes | None") -> int:
+    """The size in bytes that a segment's first bytes say it has; 0 where they do not."""
+    if head is None or len(head) < wal.LONG_HEADER_SIZE:
+        return 0
+    page = wal.FirstPage(head)
+    return page.segment_size if page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size) else 0
+
+
 def _judge_size(head: bytes, size: int) -> ready.Verdict:
     """Judge by size alone, as pg_standby did: the size in a header that has one, else 16 MB or any larger segment size."""
-    if len(head) == wal.LONG_HEADER_SIZE:
-        page = wal.FirstPage(head)
-        if page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size):
-            if size > page.segment_size:
-                return ready.Verdict(ready.WRONG, f"is too long: {size} bytes instead of {page.segment_size}")
-            state = ready.WHOLE if size == page.segment_size else ready.UNFINISHED
-            return ready.Verdict(state, f"has {size} of {page.segment_size} bytes", page.segment_size)
+    stated = _stated_size(head)
+    if stated:
+        if size > stated:
+            return ready.Verdict(ready.WRONG, f"is too long: {size} bytes instead of {stated}")
+        state = ready.WHOLE if size == stated else ready.UNFINISHED
+        return ready.Verdict(state, f"has {size} of {stated} bytes", stated)
     if size < _DEFAULT_SEGMENT_SIZE:
         return ready.Verdict(ready.UNFINISHED, f"has {size} of {_DEFAULT_SEGMENT_SIZE} bytes")
     if not wal.is_segment_size(size):

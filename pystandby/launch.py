@@ -72,11 +72,12 @@ def _main(arguments: "list[str]", launcher: str) -> int:
     osdep.use_standard_descriptors()
     options = argv.parse(arguments)
     if options is None:
-        words = argv.archive(arguments)
-        if words is not None:
+        plain = argv.archive(arguments)
+        if plain is not None:
             from pystandby import archiver
 
-            return archiver.put(words[:-2], words[-2], words[-1])
+            words, method = plain
+            return archiver.put(words[:-2], words[-2], words[-1], compress=method)
         osdep.find_packages()
         from pystandby import cli
 

@@ -11,6 +11,9 @@ CHOICE = "choice"
 VERBS = ("archive", "archive-cleanup", "recovery-end", "trigger", "status", "verify", "check", "demo")
 """A first argument that is one of these is a verb; anything else is a restore."""
 
+COMPRESS = ("gz", "zst", "lz4")
+"""What --compress of the archive verb takes: the endings of the files that it makes, without the dot."""
+
 NO_LIMIT = 2147483647
 """The largest number that an option takes: a C int, as it was in pg_standby."""
 

@@ -104,11 +104,30 @@ def copy(source: int, target: int, size: int) -> int:
             raise SourceError(failure.errno, failure.strerror) from failure
         if not chunk:
             break
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(target, view) :]
+        write(target, chunk)
         copied += len(chunk)
     return copied
+
+
+def write(target: int, data: bytes) -> None:
+    """Write all of some bytes. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+
+
+def read(source: int, size: int) -> bytes:
+    """Read up to ``size`` bytes, shorter only at the end of the file. Raises SourceError."""
+    try:
+        data = os.read(source, size)
+        while 0 < len(data) < size:
+            more = os.read(source, size - len(data))
+            if not more:
+                break
+            data += more
+    except OSError as failure:
+        raise SourceError(failure.errno, failure.strerror) from failure
+    return data
 
 
 def sync_folder(path: str) -> None:

@@ -27,10 +27,20 @@ class Copy:
 
     def fill(self, source: int, size: int) -> None:
         """Copy ``size`` bytes, or fewer if the source ends before. Raises osdep.SourceError, or OSError of the destination."""
+        self._begin()
+        self.size = osdep.copy(source, self.descriptor, size)
+
+    def write(self, data: bytes) -> None:
+        """Add some bytes, in place of fill(). Raises OSError."""
+        if self.size == 0:
+            self._begin()
+        osdep.write(self.descriptor, data)
+        self.size += len(data)
+
+    def _begin(self) -> None:
         if os.fstat(self.descriptor).st_size:
             # Only what a killed one left: ext4 writes a file that was truncated to nothing to the disk when it is closed.
             os.ftruncate(self.descriptor, 0)
-        self.size = osdep.copy(source, self.descriptor, size)
 
     def date(self, modified: int) -> None:
         """Give the copy a modification time, in nanoseconds. Raises OSError."""

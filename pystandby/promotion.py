@@ -4,7 +4,7 @@ import os
 import stat
 import time
 
-from pystandby import exits, osdep, say, trigger, wal
+from pystandby import archive, exits, osdep, say, trigger, wal
 from pystandby.exits import StandbyError
 from pystandby.memory import FOLDER
 from pystandby.options import Options
@@ -260,9 +260,10 @@ class Request:
         if self.archive is None:
             return lines
         try:
-            names = sorted(name[8:] + name[:8] for name in os.listdir(self.archive) if wal.kind(name) == wal.SEGMENT)
+            held = {archive.bare(name) for name in os.listdir(self.archive)}
         except OSError as failure:
             return [*lines, f'archive "{self.archive}" cannot be read: {say.reason(failure)}']
+        names = sorted(name[8:] + name[:8] for name in held if wal.kind(name) == wal.SEGMENT)
         if not names:
             return [*lines, f'archive "{self.archive}" holds no segment']
         lines.append(f'the newest segment in archive "{self.archive}" is {names[-1][16:] + names[-1][:16]}')

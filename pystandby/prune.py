@@ -2,7 +2,7 @@
 
 import os
 
-from pystandby import say, wal
+from pystandby import archive, say, wal
 from pystandby.memory import FOLDER
 
 
@@ -24,15 +24,14 @@ def cutoff(asked: str, restart: "str | None", keep: int, segment_size: int) -> "
 
 
 def removable(names: "list[str]", oldest_kept: str) -> "list[str]":
-    """The segments among ``names`` that sort before the oldest kept without their timelines; no other file, oldest first."""
+    """The segments, plain or compressed, among ``names`` that sort before the oldest kept without their timelines, oldest first.
+
+    No other file.
+    """
     after_timeline = oldest_kept[8:]
-    old = [name for name in names if name[8:] < after_timeline and wal.kind(name) == wal.SEGMENT]
+    old = [name for name in names if name[8:24] < after_timeline and wal.kind(archive.bare(name)) == wal.SEGMENT]
     old.sort(key=lambda name: name[8:])
     return old
-
-
-COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4")
-"""The endings of archived files that are compressed."""
 
 
 def cleanable(names: "list[str]", oldest_kept: str, extension: str = "", backups: bool = False) -> "list[str]":
@@ -46,7 +45,7 @@ def cleanable(names: "list[str]", oldest_kept: str, extension: str = "", backups
     for name in names:
         bare = name.removesuffix(extension) if extension else name
         if wal.kind(bare) is None:
-            bare = next((name.removesuffix(ending) for ending in COMPRESSED if name.endswith(ending)), name)
+            bare = archive.bare(name)
         if wal.kind(bare) in kinds and bare[8:] < oldest_kept[8:]:
             old.append((bare[8:], name))
     return [name for _, name in sorted(old)]

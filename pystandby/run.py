@@ -3,7 +3,7 @@
 import os
 import time
 
-from pystandby import exits, osdep, say, trigger, wal
+from pystandby import archive, exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
 from pystandby.fetch import ABSENT, DELAYED, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
@@ -416,9 +416,8 @@ class _Restore:
 
     def _appearance(self) -> str:
         """What changes when the archive's file does, as one word."""
-        try:
-            status = os.stat(self.fetcher.archive.path(self.name))
-        except OSError:
+        status = self.fetcher.archive.status(self.name)
+        if status is None:
             return ""
         return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
@@ -530,7 +529,7 @@ class _Restore:
         """Whether a child is to be started that looks ahead and removes what is no longer needed; without one, remove it here."""
         following = wal.neighbour(self.name, 1, found.segment_size) if self.looks_ahead else None
         oldest = self._oldest_kept(found)
-        if self.looks_ahead and (oldest is not None or (following is not None and self.fetcher.archive.holds(following))):
+        if self.looks_ahead and (oldest is not None or (following is not None and self.fetcher.archive.holds_alike(following))):
             from pystandby import spool
 
             # The server waits for us, and would wait for a listing of a hundred thousand files.
@@ -632,7 +631,7 @@ class _Restore:
     def _watch(self) -> None:
         self.watching = True
         folders = {self.options.archivelocation: None}
-        names = {self.name, *self.fetcher.telling_names()}
+        names = {form for name in (self.name, *self.fetcher.telling_names()) for form in archive.names(name)}
         if self.options.trigger is not None:
             folders[os.path.dirname(self.options.trigger) or "."] = None
             names.add(os.path.basename(self.options.trigger))

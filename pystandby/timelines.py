@@ -56,6 +56,11 @@ def history(folder: str, timeline: int) -> "dict[int, int]":
     return wal.history_switch_points(osdep.read_small(os.path.join(folder, f"{timeline:08X}.history"), _LARGEST_HISTORY) or b"")
 
 
+def archived_history(archive: "Archive", timeline: int) -> "dict[int, int]":
+    """As history(), by the file in an archive, where it may be compressed."""
+    return wal.history_switch_points(archive.head(f"{timeline:08X}.history", _LARGEST_HISTORY) or b"")
+
+
 def left_at(pg_wal: str, followed: int, timeline: int) -> "int | None":
     """The LSN at which the timeline that a server follows left an older one; None if it has not, or that is not known.
 
@@ -84,7 +89,7 @@ def news(archive: "Archive", pg_wal: str, name: str, segment_size: int, asker: "
     hopeless = _hopeless(pg_wal, mine, asker)
     if hopeless is not None or newest == mine:
         return hopeless or _fork(archive, pg_wal, name, segment_size)
-    points = history(archive.directory, newest)
+    points = archived_history(archive, newest)
     if not points:
         # Half written, perhaps.
         return None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.command import PYSTANDBY, Argument, Result, run
+from support.command import PYSTANDBY, Argument, Installation, Result, run
+from support.compressed import compress
 from support.servers import Scene, Server
 
 pytest_plugins = ["support.servers"]
@@ -261,8 +262,19 @@ def test_an_archive_with_nothing(scene: Scene) -> None:
     for path in scene.archive.iterdir():
         path.unlink()
     assert finds(check(standby), "WARNING", "holds no segment")
-    scene.put(f"{scene.stock.names[0]}.gz", b"x")
-    assert finds(check(standby), "WARNING", "compressed segments only, which this version cannot restore")
+
+
+def test_a_compressed_archive(scene: Scene) -> None:
+    standby = sound(scene)
+    for path in list(scene.archive.iterdir()):
+        scene.put(f"{path.name}.zst", compress(path.read_bytes(), ".zst"))
+        path.unlink()
+    assert check(standby).stdout == "0 errors, 0 warnings\n"
+    words = ["check", "-D", standby.data_directory, "--bindir", standby.installation.bindir]
+    without = Installation(scene.folder / "without").run(*words, cwd=scene.folder)
+    assert finds(without, "ERROR", 'holds ".zst" files', "-m pip install zstandard")
+    scene.put(f"{scene.stock.names[10]}.zst", b"x")
+    assert finds(check(standby), "WARNING", f"{scene.stock.names[10]}.zst", "data are damaged")
 
 
 def test_an_archive_without_rights(scene: Scene) -> None:

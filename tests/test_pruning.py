@@ -22,12 +22,18 @@ from support.command import (
     wait_until,
 )
 
-from pystandby import prune, wal
+from pystandby import prune
 
 MB = segments.MB
 
+ENDINGS = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4")
+
 NO_SEGMENTS = [
-    "000000010000000000000001.gz",
+    "000000010000000000000001.gz.tmp",
+    "000000010000000000000001.zip",
+    "00000001000000000000000a.gz",
+    "000000010000000000000001.partial.gz",
+    "00000002.history.gz",
     "000000010000000000000001.partial",
     "000000010000000000000001.00000028.backup",
     "00000001000000000000000a",
@@ -38,7 +44,7 @@ NO_SEGMENTS = [
     ".000000010000000000000001",
     "README",
 ]
-"""None of them is exactly 24 upper-case hex digits; all of them sort before what is asked for."""
+"""None of them is exactly 24 upper-case hex digits, compressed or not; all of them sort before what is asked for."""
 
 
 class Asked(Standby):
@@ -103,6 +109,13 @@ def names(first: int, last: int, timeline: int = 1, size: int = MB) -> list[str]
 def test_what_is_older_than_restartwalfile_goes(standby: Standby) -> None:
     archive = Pruned(standby, [*names(0, 12), *NO_SEGMENTS], segments.name(10))
     assert archive.by(restart=segments.name(7)) == set(names(0, 6))
+
+
+def test_compressed_ones_go_as_well(standby: Standby) -> None:
+    compressed = [f"{segments.name(number)}{ending}" for number, ending in enumerate(ENDINGS)]
+    kept = [f"{segments.name(7)}{ending}" for ending in ENDINGS]
+    archive = Pruned(standby, [*compressed, *kept, segments.name(1), *NO_SEGMENTS], segments.name(10))
+    assert archive.by(restart=segments.name(7)) == {*compressed, segments.name(1)}
 
 
 def test_restartwalfile_itself_need_not_be_there(standby: Standby) -> None:
@@ -351,13 +364,16 @@ def test_keep_counts_segments(number: int, keep: int, size: int) -> None:
 _NAMES = st.builds(segments.name, st.integers(0, 300), st.integers(1, 3), st.just(16 * MB))
 
 
-@given(st.lists(st.one_of(_NAMES, st.sampled_from(NO_SEGMENTS)), unique=True), _NAMES)
+_COMPRESSED = st.builds("".join, st.tuples(_NAMES, st.sampled_from(ENDINGS)))
+
+
+@given(st.lists(st.one_of(_NAMES, _COMPRESSED, st.sampled_from(NO_SEGMENTS)), unique=True), _NAMES)
 def test_removable(there: list[str], oldest: str) -> None:
-    expected = {name for name in there if wal.kind(name) == wal.SEGMENT and name[8:] < oldest[8:]}
+    expected = {name for name in there if name not in NO_SEGMENTS and name[8:24] < oldest[8:]}
     found = prune.removable(there, oldest)
     assert set(found) == expected
     # The oldest first: should it be cut short, no hole is left.
-    assert [name[8:] for name in found] == sorted(name[8:] for name in found)
+    assert [name[8:24] for name in found] == sorted(name[8:24] for name in found)
 
 
 @given(_NAMES, _NAMES)
