@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.report import Bar, Section
 from bench.timing import MS, progress
 from bench.workload import Workload
+from pystandby import compression
 from pystandby.cluster import Cluster, owned_folder, shell_words
 from pystandby.exits import UNEXPECTED, StandbyError
 
@@ -24,6 +25,7 @@ IDEAL, COPY, PLAIN, AHEAD, SHELL_HIT = (
     "pystandby",
     "`mv ... \\|\\| exec pystandby`",
 )
+COMPRESSED = {ending: f"pystandby, from `{ending}` files" for ending in (".zst", ".lz4")}
 
 PATIENCE_S = 300.0
 
@@ -32,7 +34,8 @@ A real standby, made anew from the same base backup for each run, replays the sa
 transactions like pgbench's, the rest from bulk inserts. The time is that between the first and the last "restored log file"
 line of its log, divided by the segments between them. *ideal* is what no restore_command can beat: the files are on the file
 system of pg_wal already and are only renamed. *pystandby* is the drop-in, which looks ahead by default and whose launcher
-takes what is ready itself; `mv` before it saves the start of that. Settings: `recovery_prefetch = off` (15 and later, as
+takes what is ready itself; `mv` before it saves the start of that. The last rows are the drop-in again, from an archive that
+`pystandby archive --compress` would have made: look-ahead decompresses on the other processor. Settings: `recovery_prefetch = off` (15 and later, as
 README says), `fsync = off`, `shared_buffers = 128MB`. The ratios are between the medians of the runs.
 """
 
@@ -53,7 +56,11 @@ def measure(pystandby: Path, workload: Workload, folder: Path, rounds: int) -> S
         PLAIN: f"exec {plain} --look-ahead 0 {archive} %f %p",
         AHEAD: f"exec {plain} {archive} %f %p",
         SHELL_HIT: f"{hit}exec {plain} {archive} %f %p",
+        **{way: f"exec {plain} {shell_words(place / ending)} %f %p" for ending, way in COMPRESSED.items()},
     }
+    for ending in COMPRESSED:
+        progress(f"an archive of {ending} files")
+        _compress(workload, owned_folder(place / ending, None), ending)
     found: dict[str, list[float]] = {way: [] for way in commands}
     count = len(workload.segments)
     for number in range(rounds):
@@ -67,6 +74,19 @@ def measure(pystandby: Path, workload: Workload, folder: Path, rounds: int) -> S
             shutil.rmtree(copies, ignore_errors=True)
     shutil.rmtree(place)
     return _section(found, count)
+
+
+def _compress(workload: Workload, target: Path, ending: str) -> None:
+    """Make an archive of compressed files, as old as those that they are made of."""
+    for file in workload.archive.iterdir():
+        source = os.open(file, os.O_RDONLY)
+        try:
+            status = os.fstat(source)
+            made = target / f"{file.name}{ending}"
+            made.write_bytes(b"".join(compression.compressed(source, status.st_size, ending)))
+            os.utime(made, ns=(status.st_atime_ns, status.st_mtime_ns))
+        finally:
+            os.close(source)
 
 
 def _section(found: dict[str, list[float]], count: int) -> Section:
@@ -84,6 +104,7 @@ def _section(found: dict[str, list[float]], count: int) -> Section:
         Bar("shell hit ÷ `cp`", medians[SHELL_HIT] / medians[COPY], 0.95),
         Bar("shell hit ÷ ideal", medians[SHELL_HIT] / medians[IDEAL], 1.10),
         Bar("pystandby ÷ `cp`", medians[AHEAD] / medians[COPY], 1.10),
+        *(Bar(f"{way} ÷ from plain ones", medians[way] / medians[AHEAD], 1.10) for way in COMPRESSED.values()),
     ]
     section.chart = list(medians.items())
     return section

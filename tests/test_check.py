@@ -270,7 +270,7 @@ def test_a_compressed_archive(scene: Scene) -> None:
         scene.put(f"{path.name}.zst", compress(path.read_bytes(), ".zst"))
         path.unlink()
     assert check(standby).stdout == "0 errors, 0 warnings\n"
-    words = ["check", "-D", standby.data_directory, "--bindir", standby.installation.bindir]
+    words: list[Argument] = ["check", "-D", standby.data_directory, "--bindir", standby.installation.bindir]
     without = Installation(scene.folder / "without").run(*words, cwd=scene.folder)
     assert finds(without, "ERROR", 'holds ".zst" files', "-m pip install zstandard")
     scene.put(f"{scene.stock.names[10]}.zst", b"x")

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import segments
+from support import debian, segments
 from support.command import (
     PYSTANDBY,
     RECOVERYHISTORY,
+    Argument,
     DataDirectory,
     Installation,
     Result,
@@ -27,11 +28,12 @@ from support.command import (
     wait_until,
 )
 from support.compressed import CHECKED, ENDINGS, bomb, compress, expand
-from support.servers import Scene, shell_words
+from support.servers import Scene
 from test_imports import OURS, STANDARD, TOO_DEAR, ask, bare, imported, script
 from test_look_ahead import child, spooled
 
 from pystandby import archive, compression, exits, options
+from pystandby.cluster import shell_words
 
 pytest_plugins = ["support.servers"]
 
@@ -314,7 +316,7 @@ def test_a_smart_trigger_does_not_skip_one_before_compressed_ones(standby: Stand
 # Too much -------------------------------------------------------------------------------------------------------------
 
 # Files of 2 MB at most, and a gigabyte of memory: what goes beyond fails otherwise than expected.
-LIMITED = ["/bin/sh", "-c", 'ulimit -f 4096; ulimit -v 1200000; exec "$@"', "sh", PYSTANDBY]
+LIMITED: list[Argument] = ["/bin/sh", "-c", 'ulimit -f 4096; ulimit -v 1200000; exec "$@"', "sh", PYSTANDBY]
 
 
 @pytest.mark.parametrize("beginning", ["whole", "zeros", "another"])
@@ -531,7 +533,7 @@ def test_what_is_made_has_a_checksum(primary: Primary, method: str) -> None:
 def test_several_archives(primary: Primary) -> None:
     content = primary.write(NAME)
     gone = primary.archive.parent / "gone"
-    words = ["archive", "--compress", "zst", gone, primary.archive, primary.second, f"pg_wal/{NAME}", NAME]
+    words: list[Argument] = ["archive", "--compress", "zst", gone, primary.archive, primary.second, f"pg_wal/{NAME}", NAME]
     result = run(*words, cwd=primary.data.path)
     assert result.status == 1
     assert f'archive "{gone}" cannot be read' in result.stderr
@@ -625,7 +627,7 @@ def test_other_methods_are_usage_errors(primary: Primary, words: list[str]) -> N
 
 def test_archiving_starts_as_lean_as_a_plain_one(primary: Primary) -> None:
     primary.write(NAME)
-    words = ["archive", "--compress", "gz", primary.archive, f"pg_wal/{NAME}", NAME]
+    words: list[Argument] = ["archive", "--compress", "gz", primary.archive, f"pg_wal/{NAME}", NAME]
     result = run(*words, program=script(), cwd=primary.data.path)
     assert result.status == 0
     found = imported(result) - bare()
@@ -638,11 +640,10 @@ def test_archiving_starts_as_lean_as_a_plain_one(primary: Primary) -> None:
 
 def by_command_line(method: str, folder: Path) -> str:
     """An archive_command as people write it."""
-    program = shutil.which({"gz": "gzip", "zst": "zstd", "lz4": "lz4"}[method])
-    if program is None:
-        pytest.skip(f"the program that makes .{method} files is NOT INSTALLED on this machine")
+    program = debian.program(*{"gz": ("gzip", "gzip"), "zst": ("zstd", "zstd"), "lz4": ("lz4", "lz4")}[method])
+    variables = [f"{name}={value}" for name, value in program.environment.items()]
     part, name = f"{shell_words(folder)}/.%f.part", f"{shell_words(folder)}/%f.{method}"
-    return f"{program} < %p > {part} && mv {part} {name}"
+    return f"{shell_words('env', *variables, program.path)} < %p > {part} && mv {part} {name}"
 
 
 def archive_by(scene: Scene, command: str) -> None:
@@ -680,7 +681,7 @@ def test_a_timeline_switch_with_everything_compressed(scene: Scene) -> None:
     """The new primary archives its history file compressed as well; another standby follows it by that."""
     command = archive_verb("zst", scene.archive)
     archive_by(scene, command)
-    settings_of_new = {"archive_mode": True, "archive_command": command}
+    settings_of_new: dict[str, str | int | bool] = {"archive_mode": True, "archive_command": command}
     new = scene.standby(name="new", settings=settings_of_new).begin()
     scene.trigger()
     new.until_promoted(scene.stock.rows[-1])
