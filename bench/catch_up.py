@@ -35,8 +35,8 @@ transactions like pgbench's, the rest from bulk inserts. The time is that betwee
 line of its log, divided by the segments between them. *ideal* is what no restore_command can beat: the files are on the file
 system of pg_wal already and are only renamed. *pystandby* is the drop-in, which looks ahead by default and whose launcher
 takes what is ready itself; `mv` before it saves the start of that. The last rows are the drop-in again, from an archive that
-`pystandby archive --compress` would have made: look-ahead decompresses on the other processor. Settings: `recovery_prefetch = off` (15 and later, as
-README says), `fsync = off`, `shared_buffers = 128MB`. The ratios are between the medians of the runs.
+`pystandby archive --compress` would have made: look-ahead decompresses on the other processor. Settings: `recovery_prefetch =
+off` (15 and later, as README says), `fsync = off`, `shared_buffers = 128MB`. The ratios are between the medians of the runs.
 """
 
 _RESTORED = re.compile(r'^(\S+ \S+) UTC \[\d+\] LOG:  restored log file "([0-9A-F]{24})" from archive$', re.MULTILINE)
