@@ -148,8 +148,10 @@ class _Verb(click.Command):
         usage = ["  pystandby", str(self.name)]
         for parameter in self.params:
             if isinstance(parameter, click.Option):
-                *short, long = parameter.opts
-                rows.append(("".join(short).lstrip("-"), long.lstrip("-"), parameter.metavar or "", parameter.help or ""))
+                # Another long name is in the text.
+                long = next(name for name in parameter.opts if name.startswith("--"))
+                short = "".join(name for name in parameter.opts if not name.startswith("--"))
+                rows.append((short.lstrip("-"), long.lstrip("-"), parameter.metavar or "", parameter.help or ""))
                 usage[2:] = ["[OPTION]..."]
         for parameter in self.params:
             if isinstance(parameter, click.Argument):
@@ -300,7 +302,13 @@ Exit status: 0, all is removed that may be; 1, not so: the server goes on.""",
 @click.option("-n", "--dry-run", is_flag=True, help="print the names of the files that would be removed, and remove none")
 @click.option("-x", "--strip-extension", type=_Word(()), metavar="EXT", help="one more ending that files may have")
 @click.option("-k", "--keep", type=_Number(0, NO_LIMIT), default=0, metavar="N", help="keep the N newest of what may go (0)")
-@click.option("--removal-pause", type=_Word(()), metavar="FILE", help="remove nothing while this file is there")
+@click.option(
+    "--removal-pause",
+    "--pause-file",
+    type=_Word(()),
+    metavar="FILE",
+    help="remove nothing while this file is there (also: --pause-file)",
+)
 @click.option(
     "--before-removal",
     type=_Word(()),

@@ -281,7 +281,7 @@ def test_a_pause_file(archive: Path) -> None:
     # What it needs is known to the others all the same.
     assert readers(archive) == {"a": f"{N[6]}\n"}
     pause.unlink()
-    assert clean(archive, "--removal-pause", pause, N[6]) == (0, "", "")
+    assert clean(archive, "--pause-file", pause, N[6]) == (0, "", "")
     assert left(archive) == N[6:]
 
 
