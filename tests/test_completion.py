@@ -50,7 +50,8 @@ def test_options_are_those_of_the_help() -> None:
     assert {word.removeprefix("plain,") for word in words_for("pystandby --")} == listed
     assert {word.removeprefix("plain,") for word in words_for("pystandby /archive --")} == listed
     for verb in VERBS:
-        listed = set(re.findall(r"^  (?:-\S, |    )(--[a-z-]+)", run(verb, "--help").stdout, re.MULTILINE))
+        text = run(verb, "--help").stdout
+        listed = {*re.findall(r"^  (?:-\S, |    )(--[a-z-]+)", text, re.MULTILINE), *re.findall(r"\(also: (--[a-z-]+)\)", text)}
         assert {word.removeprefix("plain,") for word in words_for(f"pystandby {verb} --")} == listed
 
 
