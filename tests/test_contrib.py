@@ -112,6 +112,7 @@ def test_no_sample_is_left_out() -> None:
         "postgresql-primary.conf",
         "postgresql-shared-archive.conf",
         "postgresql-warm-standby.conf",
+        "pgpool",
         "pystandby",
         "pystandby-python",
         "recovery.conf",
