@@ -99,15 +99,20 @@ class Node(Server):
     """A backend of Pgpool-II: it listens to TCP, and may be stopped and started by others than the test, namely the scripts."""
 
     number: int
+    data_name = "data"
+
+    @property
+    def data_directory(self) -> Path:
+        return self.socket_directory / self.data_name
 
     @property
     def log(self) -> Path:
         # Where START of the settings has it written.
-        return self.socket_directory / "data.log"
+        return self.socket_directory / f"{self.data_name}.log"
 
     @property
     def trigger_file(self) -> Path:
-        return self.socket_directory / "data.failover"
+        return self.socket_directory / f"{self.data_name}.failover"
 
     def connection(self) -> psycopg.Connection[tuple[object, ...]]:
         return connection(self.port)
@@ -338,12 +343,18 @@ class Pool:
 
     def primary(self) -> Node:
         """Make a primary."""
-        return self._node("primary", {})
+        return self._node("primary")
+
+    def give_own_archive(self, node: Node) -> None:
+        """Have a node archive to a folder of its own, as in native replication."""
+        own = self.archive / f"{HOST}-{node.port}"
+        own.mkdir()
+        node.configure({"archive_command": f"exec {PYSTANDBY} archive {own} %p %f"})
 
     def standby(self, kind: str) -> Node:
         """Make a standby."""
         primary = self.nodes[0]
-        node = self._node("backup", {})
+        node = self._node("backup")
         # As recovery_1st_stage writes it; here before anything has been recovered.
         settings = {
             "restore_command": f"exec {PYSTANDBY} -t {node.trigger_file} {self.archive} %f %p",
@@ -363,7 +374,7 @@ class Pool:
         self.nodes.append(node)
         return node
 
-    def _node(self, source: str, settings: dict[str, str | int | bool]) -> Node:
+    def _node(self, source: str) -> Node:
         node = self.new_node()
         subprocess.run(["cp", "-pR", self._stock / source, node.data_directory], check=True)
         node.data_directory.chmod(0o700)
@@ -373,7 +384,6 @@ class Pool:
                 "port": node.port,
                 "unix_socket_directories": str(self.sockets),
                 "archive_command": f"exec {PYSTANDBY} archive {self.archive} %p %f",
-                **settings,
             }
         )
         # README: each stage is called in the data directory, and comes along with a base backup.
