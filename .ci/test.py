@@ -1,4 +1,4 @@
-"""Run the tests against the installed wheel: test.py [--mark EXPRESSION | --matrix [--check]] [ARGUMENT OF PYTEST]...
+"""Run the tests against the installed wheel: test.py [--mark EXPRESSION | --matrix [--check] | --pgpool] [ARGUMENT OF PYTEST]...
 
 Run by the environment's own Python. The tests are copied to a folder of their own first: there the clone's `pystandby`
 cannot get in the way of the installed one, and as root the copy can belong to the ordinary user as whom the tests run.
@@ -6,6 +6,8 @@ Tests marked `root` need root; they run in a second pytest, as root, if there ar
 
 --matrix: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and nothing
 was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another one.
+
+--pgpool: only the tests with Pgpool-II, which nothing else runs.
 """
 
 from __future__ import annotations
@@ -38,10 +40,13 @@ NO_TESTS_COLLECTED = 5  # pytest's exit status
 def main() -> int:
     """Return the first pytest's status that is not 0."""
     arguments = sys.argv[1:]
-    mark = ""
+    mark = "not pgpool and "
     if arguments[:1] == ["--mark"]:
-        mark = f"({arguments[1]}) and "
+        mark += f"({arguments[1]}) and "
         arguments = arguments[2:]
+    elif arguments[:1] == ["--pgpool"]:
+        mark = "pgpool and "
+        arguments = arguments[1:]
     matrix = arguments[:1] == ["--matrix"]
     check = matrix and arguments[1:2] == ["--check"]
     if matrix:

@@ -119,6 +119,7 @@ def test_no_sample_is_left_out() -> None:
         "postgresql-shared-archive.conf",
         "postgresql-standby.service",
         "postgresql-warm-standby.conf",
+        "pgpool",
         "pystandby",
         "pystandby-python",
         "pystandby.logrotate",
