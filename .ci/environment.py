@@ -37,7 +37,7 @@ WANTED = {
     # target: extras of the wheel, dependency groups of pyproject.toml
     "run": ((), ()),
     "demo": (("demo",), ()),
-    "bench": (("demo", "compression"), ()),
+    "bench": (("demo", "compression"), ("test",)),  # the tests' support sets up Pgpool-II
     "test": (("demo",), ("test",)),
     "lint": ((), ("test", "lint")),  # mypy needs the types of what the tests import
 }

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from bench import catch_up, chart, hot_path, large_archive, machine, reaction, report, verification
+from bench import catch_up, chart, hot_path, large_archive, machine, pgpool, reaction, report, verification
 from bench.report import Section
 from bench.timing import end_all, progress
 from bench.workload import SEGMENT, Workload
 from pystandby.cluster import Account, Installation, choose_installation, ordinary_account, temporary_folder
 from pystandby.exits import UNEXPECTED, StandbyError
 
-PARTS = ("hot-path", "verification", "catch-up", "reaction", "large-archive")
+PARTS = ("hot-path", "verification", "catch-up", "reaction", "large-archive", "pgpool")
 
 PREFERRED = "16"
 
@@ -44,10 +44,11 @@ class Amounts:
     waiting: float
     files: int
     large_rounds: int
+    failovers: int
 
 
-FULL = Amounts(rounds=60, segments=104, catch_ups=3, reactions=20, waiting=60, files=100_000, large_rounds=40)
-QUICK = Amounts(rounds=20, segments=20, catch_ups=1, reactions=5, waiting=10, files=10_000, large_rounds=15)
+FULL = Amounts(rounds=60, segments=104, catch_ups=3, reactions=20, waiting=60, files=100_000, large_rounds=40, failovers=7)
+QUICK = Amounts(rounds=20, segments=20, catch_ups=1, reactions=5, waiting=10, files=10_000, large_rounds=15, failovers=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,6 +224,8 @@ def _measure(options: argparse.Namespace, account: Account | None) -> Outcome:
             sections.append(reaction.measure(programs.pystandby, workload, folder, amounts.reactions, amounts.waiting))
         if "large-archive" in parts:
             sections.append(large_archive.measure(programs.pystandby, workload, folder, amounts.large_rounds, amounts.files))
+        if "pgpool" in parts:
+            sections.append(pgpool.measure(folder, amounts.failovers))
         described.append(("duration", f"{time.monotonic() - began:.0f} s in all"))
         described.append(("load during", neighbours.describe()))
         return sections, described

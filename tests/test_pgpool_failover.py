@@ -95,7 +95,7 @@ def stays_a_standby(pool: Pool, standby: Node) -> None:
     assert not standby.trigger_file.exists()
     assert standby.in_recovery()
     standby.assert_not_promoted()
-    # Pgpool-II, to which the script's status is nothing, has given the primary up; it goes on with what there is, when its search ends.
+    # Pgpool-II, to which the script's status is nothing, has given the primary up, and goes on with what there is.
     pool.until_nodes("down standby", "up standby")
     assert pool.eventually_sql("SELECT count(*) FROM ledger") == [(100,)]
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):

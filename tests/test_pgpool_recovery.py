@@ -127,7 +127,15 @@ def test_a_name_that_needs_quotes(pool: Pool) -> None:
     node = pool.new_node()
     # A dollar or a double quote pg_ctl itself does not get through its shell.
     node.data_name = "it's 100% of 'it'"
-    words = [primary.data_directory, HOST, node.data_directory, primary.port, node.number, node.port, HOST]
+    words: list[str | int | Path] = [
+        primary.data_directory,
+        HOST,
+        node.data_directory,
+        primary.port,
+        node.number,
+        node.port,
+        HOST,
+    ]
     result = pool.call("recovery_1st_stage", *words, deadline=RECOVERY_DEADLINE)
     assert result.status == 0, result
     # One from an earlier failover: it would be obeyed.
@@ -254,7 +262,7 @@ def test_over_ssh(pool: Pool) -> None:
 
 
 def test_what_ssh_refuses(pool: Pool) -> None:
-    """A host that is another one than before, a key that is not known, a host that is silent: no failover, and nobody is asked."""
+    """Another host than before, a key that is not known, a host that is silent: no failover, and nobody is asked."""
     primary, standby = pool.servers(FED)
     words = pool.placeholders(primary, standby, primary)
 
@@ -313,7 +321,7 @@ def test_the_scripts_are_those_of_a_posix_shell(pool: Pool) -> None:
     for script in scripts:
         subprocess.run(["dash", "-n", script], check=True)
         assert os.access(script, os.X_OK) == script.read_text().startswith("#!/bin/sh\n"), script
-    # -x: with what they read. SC2034: each setting is used by another file. SC2016: programs in single quotes are for other shells.
+    # -x: with what they read. SC2034: each setting is used by another file. SC2016: programs in quotes are for other shells.
     options = ["-s", "sh", "-x", "-P", "SCRIPTDIR", "-e", "SC2034,SC2016,SC1091"]
     done = subprocess.run(["shellcheck", *options, *scripts], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -61,7 +61,7 @@ PCP_PASSWORD = "pcp-password"
 class Ports:
     """Ports of 127.0.0.1 that nobody else takes as long as this object lives: neither another test nor another run.
 
-    They are below those that the kernel gives to connections. Each is ours by an abstract Unix socket, which goes with the process.
+    They are below those that the kernel gives to connections. Each is ours by an abstract Unix socket, which goes with us.
     """
 
     FIRST, LAST = 10_000, 30_000
@@ -303,8 +303,9 @@ class Pool:
             if found and found[1] != "flag":
                 node = self.nodes[int(found[2])]
                 value = {"hostname": f"'{HOST}'", "port": node.port, "data_directory": f"'{node.data_directory}'"}[found[1]]
-                line = f"{found[0]}{value}"
-            lines.append(line.replace("/etc/pystandby-pgpool", str(self.scripts)))
+                lines.append(f"{found[0]}{value}")
+            else:
+                lines.append(line.replace("/etc/pystandby-pgpool", str(self.scripts)))
         assert str(self.scripts) in "\n".join(lines)
         own: dict[str, str | int | bool] = {
             "listen_addresses": HOST,
@@ -356,7 +357,7 @@ class Pool:
         primary = self.nodes[0]
         node = self._node("backup")
         # As recovery_1st_stage writes it; here before anything has been recovered.
-        settings = {
+        settings: dict[str, str | int | bool] = {
             "restore_command": f"exec {PYSTANDBY} -t {node.trigger_file} {self.archive} %f %p",
             "recovery_end_command": f"{PYSTANDBY} recovery-end -t {node.trigger_file} || exit 1",
             "recovery_prefetch": False,
