@@ -103,7 +103,11 @@ def _findings(answer: "dict[str, Any]") -> "Iterator[tuple[int, str]]":
 
 def _well(standby: "dict[str, Any] | None", archive: "dict[str, Any] | None") -> str:
     if standby is None or standby["outstanding_segments"] is None:
-        return f"{archive['segments']} segments in the archive, none missing" if archive is not None else "nothing to find fault with"
+        return (
+            f"{archive['segments']} segments in the archive, none missing"
+            if archive is not None
+            else "nothing to find fault with"
+        )
     waiting = standby["waiting"]
     what = f"waits for {waiting['segment']} since {duration(waiting['seconds'])}" if waiting is not None else standby["state"]
     return f"{standby['outstanding_segments']} segments outstanding, {what}"

@@ -1,6 +1,7 @@
 """The command line for people: help, version, verbs and every error message, by click, from the same table as the fast reader."""
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -479,11 +480,10 @@ _user_option = click.option(
 
 def _with_progress(names: "list[str]") -> "Iterator[str]":
     """Pass names on, with a bar on a terminal where that takes a while."""
-    stream = click.get_text_stream("stderr")
-    if len(names) < 20000 or not stream.isatty():
+    if len(names) < 20000 or not sys.stderr.isatty():
         yield from names
         return
-    with click.progressbar(names, label="files of the archive", file=stream, update_min_steps=1000) as bar:
+    with click.progressbar(names, label="files of the archive", file=sys.stderr, update_min_steps=1000) as bar:
         yield from bar
 
 
@@ -504,7 +504,9 @@ Exit status: 0, shown; 1, it cannot be; with --check: 0, all is well; 1, warning
 )
 @_standby_option
 @_archive_option
-@click.option("--follow", is_flag=False, flag_value=2, type=_Number(1, 3600), metavar="SECONDS", help="show it again every SECONDS (2)")
+@click.option(
+    "--follow", is_flag=False, flag_value=2, type=_Number(1, 3600), metavar="SECONDS", help="show it again every SECONDS (2)"
+)
 @click.option("--json", "as_json", is_flag=True, help="as JSON: docs/status.md says what is in it")
 @click.option(
     "--prometheus",
@@ -529,7 +531,7 @@ def status(
     critical: "dict[str, int]",
     username: str,
 ) -> int:
-    """pystandby status shows an archive and a standby: what has come, what is missing, how far the server is, what it waits for."""
+    """pystandby status shows an archive and a standby: what has come, what is missing, how far it is, and what it waits for."""
     if sum((follow is not None, as_json, prometheus is not None, check)) > 1:
         raise click.UsageError("only one of --follow, --json, --prometheus and --check can be given")
     if (warning or critical) and not check:

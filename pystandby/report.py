@@ -43,7 +43,8 @@ _STYLE = """
 
 _PAGE_STYLE = """
 :root { color-scheme: light dark } body { margin: 2em auto; max-width: 62em; padding: 0 1em; font: 15px system-ui, sans-serif;
-background: #ffffff; color: #24292f } pre { overflow-x: auto; font: 13px ui-monospace, monospace } svg { width: 100%; height: auto }
+background: #ffffff; color: #24292f } pre { overflow-x: auto; font: 13px ui-monospace, monospace } svg { width: 100%;
+height: auto }
 @media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3 } }
 """
 
@@ -160,7 +161,9 @@ def drawing(look: Look, hours: "int | None" = None) -> str:
         f'<rect class="back" width="{_WIDTH}" height="{height}"/>',
     ]
     if history.is_empty:
-        parts.append(f'<text x="{_WIDTH // 2}" y="{height // 2}" text-anchor="middle">Nothing has come, and nothing was restored.</text>')
+        parts.append(
+            f'<text x="{_WIDTH // 2}" y="{height // 2}" text-anchor="middle">Nothing has come, and nothing was restored.</text>'
+        )
         return "\n".join([*parts, "</svg>", ""])
     span = table.duration((history.end - history.start) / COLUMNS)
     came, restored = history.counts(list(history.came.values())), history.counts(list(history.restored.values()))

@@ -15,7 +15,6 @@ from pystandby import argv, asker, cluster, exits, osdep
 from pystandby.exits import StandbyError
 from pystandby.options import Options
 
-
 _REPLAYED = "SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), pg_size_bytes(current_setting('wal_segment_size'))"
 
 

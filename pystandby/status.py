@@ -4,6 +4,7 @@ Look collects the figures, from the archive, the data directory, what restores h
 server itself. as_json() is what docs/status.md describes; the table, the metrics and the check are made from that alone.
 """
 
+import itertools
 import os
 import re
 import time
@@ -315,7 +316,7 @@ class Look:
         spent = 0.0
         count = 0
         recent = self.restores[-_RECENT:]
-        for before, after in zip(recent, recent[1:], strict=False):
+        for before, after in itertools.pairwise(recent):
             if not after.waited and after.at > before.at:
                 spent += after.at - before.at
                 count += 1
@@ -386,7 +387,12 @@ class Look:
             "newest_modified": round(found.segments[newest].modified, 3) if newest is not None else None,
             "silence_seconds": round(max(self.at - latest, 0.0), 3) if latest is not None else None,
             "gaps": [
-                {"first": gap.first, "last": gap.last, "segments": gap.segments, "ahead": gap.first in {one.first for one in ahead}}
+                {
+                    "first": gap.first,
+                    "last": gap.last,
+                    "segments": gap.segments,
+                    "ahead": gap.first in {one.first for one in ahead},
+                }
                 for gap in sorted(both.values(), key=lambda gap: gap.first[8:])
             ],
         }
@@ -426,7 +432,9 @@ class Look:
             },
             "replayed_lsn": ready.lsn(self.replayed) if self.replayed is not None else None,
             "outstanding_segments": len(outstanding) if outstanding is not None else None,
-            "outstanding_bytes": len(outstanding) * (self.segment_size or DEFAULT_SEGMENT_SIZE) if outstanding is not None else None,
+            "outstanding_bytes": len(outstanding) * (self.segment_size or DEFAULT_SEGMENT_SIZE)
+            if outstanding is not None
+            else None,
             "lag_seconds": round(max(self.at - oldest, 0.0), 3) if outstanding is not None else None,
             "segments_per_second": round(rate, 3) if rate is not None else None,
             "catch_up_seconds": round(catch_up, 1) if catch_up is not None else None,

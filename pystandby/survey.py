@@ -3,6 +3,7 @@
 For verbs that people run; no restore loads it. Reads the folder, the files' times and sizes, and the header of one segment.
 """
 
+import itertools
 import os
 import stat
 import time
@@ -104,11 +105,12 @@ class Survey:
         """What is missing between the segments of a path."""
         size = self.segment_size or DEFAULT_SEGMENT_SIZE
         found = []
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in itertools.pairwise(path):
             missing = wal.segment_number(after, size) - wal.segment_number(before, size) - 1
             if missing > 0:
                 first, last = wal.neighbour(before, 1, size), wal.neighbour(after, -1, size)
-                assert first is not None and last is not None
+                assert first is not None
+                assert last is not None
                 found.append(Gap(first, f"{first[:8]}{last[8:]}", missing))
         return found
 
@@ -142,7 +144,8 @@ def survey(directory: str, known_size: int = 0, progress: "Callable[[list[str]],
         found.compressed += bare != name
         if bare not in found.segments or bare == name:
             found.segments[bare] = Segment(status.st_mtime, status.st_size, name)
-    found.segment_size = known_size or segment_size(directory, (file.file for name, file in found.segments.items() if name == file.file))
+    plain = (segment.file for name, segment in found.segments.items() if name == segment.file)
+    found.segment_size = known_size or segment_size(directory, plain)
     found.at = time.time()
     return found
 

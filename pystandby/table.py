@@ -1,6 +1,8 @@
 """pystandby status for a person: a table made of status.Look.as_json(), in colours where a terminal shows them."""
 
+import itertools
 import shutil
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ def lines(answer: "dict[str, Any]") -> "list[str]":
 
 def follow(look: "Callable[[], dict[str, Any]]", seconds: int) -> None:
     """Show the table anew every so many seconds, in place on a terminal, until interrupted."""
-    on_terminal = click.get_text_stream("stdout").isatty()
+    on_terminal = sys.stdout.isatty()
     try:
         while True:
             began = time.monotonic()
@@ -55,7 +57,7 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{seconds:.1f} s" if 0 < seconds < 10 and seconds != whole else f"{whole} s"
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    for (size, unit), (small, small_unit) in zip(units, units[1:], strict=False):
+    for (size, unit), (small, small_unit) in itertools.pairwise(units):
         if whole >= size:
             rest = whole % size // small
             return f"{whole // size} {unit}{f' {rest} {small_unit}' if rest else ''}"
