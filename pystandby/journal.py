@@ -66,7 +66,7 @@ def note(folder: str, kind: str, subject: str, detail: str = "") -> None:
 
 
 # Whatever else somebody has put in its place must not be waited for, or written through.
-_APPEND = (osdep.O_READ & ~os.O_RDONLY) | os.O_WRONLY | os.O_APPEND | os.O_CREAT | osdep.O_NOFOLLOW
+_APPEND = osdep.O_READ | os.O_WRONLY | os.O_APPEND | os.O_CREAT | osdep.O_NOFOLLOW
 
 
 def note_once(folder: str, kind: str, subject: str, detail: str = "") -> None:
@@ -113,7 +113,7 @@ def read(folder: str) -> "tuple[list[Event], int]":
                 if event.kind == TAKEN and before is not None and abs(event.at - before) < _SAME:
                     continue
                 if event.kind != TAKEN and before is not None and event.at - before < _SAME:
-                    events = _without(events, event.subject)
+                    _drop_last_taken(events, event.subject)
                 latest[event.subject] = event.at
             events.append(event)
     return events, damaged
@@ -123,12 +123,12 @@ _SAME = 10.0
 """Seconds between what a restore and the child say of the same segment, at most."""
 
 
-def _without(events: "list[Event]", subject: str) -> "list[Event]":
-    """The events without the last one of the child's about a segment."""
+def _drop_last_taken(events: "list[Event]", subject: str) -> None:
+    """Take out the last event of the child's about a segment."""
     for number in range(len(events) - 1, max(len(events) - 100, -1), -1):
         if (events[number].kind, events[number].subject) == (TAKEN, subject):
-            return events[:number] + events[number + 1 :]
-    return events
+            del events[number]
+            return
 
 
 def _event(line: bytes) -> "Event | None":
@@ -136,7 +136,7 @@ def _event(line: bytes) -> "Event | None":
     at = _number(words[0])
     if len(words) < 3 or not at or words[1] not in KINDS:
         return None
-    if words[1] != ERROR and wal.kind(words[2]) not in (wal.SEGMENT, wal.PARTIAL):
+    if not (_number(words[2]) if words[1] == ERROR else wal.kind(words[2]) in (wal.SEGMENT, wal.PARTIAL)):
         return None
     return Event(at, words[1], words[2], words[3] if len(words) > 3 else "")
 

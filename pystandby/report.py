@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pystandby import journal, table
-from pystandby.status import OUTAGES, Look
+from pystandby.status import Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class _History:
         self.errors = [event for event in look.events if event.kind == journal.ERROR]
         self.ends = [event for event in look.events if event.kind == journal.END]
         self.end = look.at
-        self.outages = _outages(look.events, self.end)
+        self.outages = [(since, until if until is not None else self.end) for since, until in look.outages()]
         times = [*self.came.values(), *self.restored.values(), *(event.at for event in look.events)]
         self.is_empty = not times
         # Clocks go wrong: nothing that has come yet is drawn in the future.
@@ -119,20 +119,6 @@ class _History:
             if name in self.came and 0 <= column < COLUMNS:
                 values[column] = max(values[column], at - self.came[name])
         return values
-
-
-def _outages(events: "list[journal.Event]", end: float) -> "list[tuple[float, float]]":
-    """From when to when the archive could not be read, by what restores said and did next."""
-    found = []
-    since: float | None = None
-    for event in events:
-        down = event.kind == journal.WAIT and event.detail in OUTAGES
-        if down and since is None:
-            since = event.at
-        elif not down and since is not None:
-            found.append((since, event.at))
-            since = None
-    return [*found, *([(since, end)] if since is not None else [])]
 
 
 def page(look: Look, hours: "int | None" = None) -> str:

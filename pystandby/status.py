@@ -197,21 +197,25 @@ class Look:
                 self.problems.append(f"the archive has no {timeline:08X}.history: no server can go over to timeline {timeline}")
 
     def _compare(self, newest: str) -> None:
-        """See whether the newest segment is the server's own; compressed ones are not looked into."""
+        """See whether the newest segment is the server's own."""
         assert self.survey is not None
         found = self.survey.segments[newest]
-        if self.server is None or found.file != newest:
+        if self.server is None:
             return
         with osdep.ActingAs(self.server.owner[0]):
-            look = archive.Archive(self.survey.directory)
-            head = osdep.read_small(look.path(newest), wal.LONG_HEADER_SIZE)
+            head = archive.Archive(self.survey.directory).head(newest, wal.LONG_HEADER_SIZE)
         if head is None:
             self.archive_error = f"its newest segment {newest} cannot be read by the server's user"
             return
-        asker = Asker("", self.server.path(os.path.join("pg_wal", "RECOVERYXLOG")))
-        verdict = ready.judge_head(head, found.size, newest, asker.system_identifier(), self.server.version)
+        size = found.size if found.file == newest else self.segment_size or DEFAULT_SEGMENT_SIZE
+        verdict = ready.judge_head(head, size, newest, self._asker(self.server).system_identifier(), self.server.version)
         if verdict.state == ready.WRONG:
             self.archive_error = f"its newest segment {newest} {verdict.reason}"
+
+    @staticmethod
+    def _asker(server: Server) -> Asker:
+        """What a restore would know of the server."""
+        return Asker("", server.path(os.path.join("pg_wal", "RECOVERYXLOG")))
 
     # What follows from it
 
@@ -243,26 +247,42 @@ class Look:
 
     def waiting(self) -> "journal.Event | None":
         """What a running server waits for: the last line about it, with the time of the first."""
-        if not self.runs or self.server is None or not self.server.recovery_file():
+        if not self.runs or not self.recovers:
             return None
         found: journal.Event | None = None
         for event in reversed(self.events):
-            if event.at < self._started() - 1 or event.kind not in (journal.WAIT, journal.ERROR):
+            if event.kind not in (journal.WAIT, journal.ERROR):
                 break
             if event.kind == journal.WAIT and (found is None or event.subject == found.subject):
                 found = journal.Event(event.at, event.kind, event.subject, found.detail if found is not None else event.detail)
-        last = self.restores[-1] if self.restores else None
-        return None if found is None or (last is not None and last.at > found.at + 1) else found
+        if found is None or (self.restores and self.restores[-1].at > found.at + 1):
+            return None
+        if self.replayed is not None and self.segment_size:
+            # What the archive has not got, a server in standby mode finds in its pg_wal, or is sent.
+            first_byte = wal.segment_number(found.subject, self.segment_size) * self.segment_size
+            if self.replayed > first_byte + wal.LONG_HEADER_SIZE:
+                return None
+        return found
 
-    def outage(self) -> "tuple[bool, float | None]":
-        """Whether the archive cannot be read now, and since when, or when it last could not, as far as that is known."""
-        since = None
+    def outages(self) -> "list[tuple[float, float | None]]":
+        """From when to when the archive could not be read, by what restores said, and did next; None: it still cannot."""
+        found: list[tuple[float, float | None]] = []
         for event in self.events:
-            if event.kind == journal.WAIT and event.detail in OUTAGES:
-                since = event.at
+            down = event.kind == journal.WAIT and event.detail in OUTAGES
+            is_open = bool(found) and found[-1][1] is None
+            if down and not is_open:
+                found.append((event.at, None))
+            elif is_open and not down and event.kind != journal.ERROR:
+                found[-1] = (found[-1][0], event.at)
+        return found
+
+    def outage(self) -> "tuple[bool, float | None, float | None]":
+        """Whether the archive cannot be read now, when the last outage began, and for how many seconds one of now has lasted."""
+        since, until = (self.outages() or [(None, 0.0)])[-1]
         waiting = self.waiting()
-        now = waiting is not None and waiting.detail in OUTAGES
-        return now or (self.survey is None and self.directory is not None), since
+        lasts = since is not None and until is None
+        now = (waiting is not None and waiting.detail in OUTAGES) or (self.survey is None and self.directory is not None)
+        return now, since, (max(self.at - since, 0.0) if since is not None and lasts else None) if now else None
 
     def position(self) -> "int | None":
         """The number of the last segment that the server has replayed or been given; None where nothing tells."""
@@ -274,13 +294,13 @@ class Look:
             known.append(wal.segment_number(self.restores[-1].name, size))
         if self.replayed is not None:
             known.append(self.replayed // size - 1)
+        reached = [] if known and self.runs else self._asker(self.server).reached()
         if known:
-            return max(known)
+            return max([*known, *(lsn // size - 1 for _, lsn in reached)])
         label = (osdep.read_small(self.server.path("backup_label"), 4096) or b"").decode("ascii", "replace")
         first = re.search(r"^START WAL LOCATION: .* \(file ([0-9A-F]{24})\)", label, re.MULTILINE)
         if first is not None:
             return wal.segment_number(first[1], size) - 1
-        reached = Asker("", self.server.path(os.path.join("pg_wal", "RECOVERYXLOG"))).reached()
         return max(lsn for _, lsn in reached) // size - 1 if reached else None
 
     def outstanding(self) -> "list[str] | None":
@@ -404,7 +424,7 @@ class Look:
         outstanding = self.outstanding() if self.recovers else None
         waiting = self.waiting()
         last = self.restores[-1] if self.restores else None
-        down, since = self.outage()
+        down, since, seconds = self.outage()
         error = next((event for event in reversed(self.events) if event.kind == journal.ERROR), None)
         oldest = self.survey.segments[outstanding[0]].modified if outstanding and self.survey is not None else self.at
         catch_up, rate = self.catch_up() if self.recovers else None, self.rate()
@@ -443,7 +463,7 @@ class Look:
             "error": None
             if error is None
             else {
-                "status": int(error.subject) if error.subject.isdigit() else None,
+                "status": int(error.subject),
                 "at": round(error.at, 3),
                 "message": error.detail,
                 "is_last": not any(event.at > error.at and event.kind in journal.RESTORED for event in self.events),
@@ -451,7 +471,7 @@ class Look:
             "outage": {
                 "now": down,
                 "since": round(since, 3) if since is not None else None,
-                "seconds": round(max(self.at - since, 0.0), 3) if down and since is not None else (0.0 if down else None),
+                "seconds": round(seconds, 3) if seconds is not None else None,
             },
         }
 

@@ -8,10 +8,9 @@ import os
 import stat
 import time
 
-from pystandby import osdep, timelines, wal
+from pystandby import archive, osdep, timelines, wal
 from pystandby.memory import FOLDER
 from pystandby.place import SUFFIX
-from pystandby.prune import COMPRESSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def survey(directory: str, known_size: int = 0, progress: "Callable[[list[str]],
             continue
         is_plain = stat.S_ISREG(status.st_mode)
         found.bytes += status.st_size if is_plain else 0
-        bare = next((name[: -len(ending)] for ending in COMPRESSED if name.endswith(ending)), name)
+        bare = archive.bare(name)
         kind = (wal.kind(bare) if is_plain else None) or (TEMPORARY if _is_temporary(name) else OTHER)
         if kind != wal.SEGMENT:
             found.files[kind] += 1
@@ -157,9 +156,10 @@ def _is_temporary(name: str) -> bool:
 
 
 def segment_size(folder: str, names: "Iterable[str]") -> int:
-    """The size in bytes of a cluster's segments, by the header of one of these files in a folder; 0 where none of a few tells."""
+    """The size in bytes of a cluster's segments, by the header of one of these in a folder; 0 where none of a few tells."""
+    look = archive.Archive(folder)
     for _, name in zip(range(20), names, strict=False):
-        size = wal.declared_segment_size(osdep.read_small(os.path.join(folder, name), wal.LONG_HEADER_SIZE) or b"")
+        size = wal.declared_segment_size(look.head(name, wal.LONG_HEADER_SIZE) or b"")
         if size:
             return size
     return 0
