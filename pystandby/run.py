@@ -3,7 +3,7 @@
 import os
 import time
 
-from pystandby import archive, exits, journal, osdep, say, trigger, wal
+from pystandby import archive, exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
 from pystandby.fetch import ABSENT, DELAYED, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
@@ -110,7 +110,7 @@ class _Restore:
         except StandbyError as failure:
             # An orphan must not touch the data directory.
             if failure.status not in (exits.SERVER_GONE, exits.SERVER_STOPPING):
-                self._note(journal.ERROR, str(failure.status), failure.message)
+                self._note("error", str(failure.status), failure.message)
             raise
 
     def _run(self) -> int:
@@ -218,7 +218,7 @@ class _Restore:
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
-            self._note(journal.END, self.name, why)
+            self._note("end", self.name, why)
             self._end_look_ahead()
         elif self.memory is not None and self.memory.was_told(_PROMOTION):
             # Before it opens it asks once more, for the last segment that it has replayed.
@@ -279,6 +279,8 @@ class _Restore:
             import mmap  # noqa: F401
         if self.is_segment and (self.options.restartwalfile is not None or self.options.keep):
             from pystandby import prune, spool  # noqa: F401
+        if self.is_segment and self.memory is not None:
+            from pystandby import journal  # noqa: F401
 
     def _fetch(self) -> Found:
         self.waiter.arm()
@@ -516,7 +518,7 @@ class _Restore:
     def _care_after(self, found: Found) -> None:
         """What is done once the file is where the server wants it: nothing that it would have to wait for long."""
         if self.is_segment:
-            kind = journal.SPOOL if found.spooled else journal.ARCHIVE
+            kind = "spool" if found.spooled else "archive"
             # An unfinished one is handed over again and again.
             self._note(kind, self.name, str(found.modified // 1_000_000_000), once=found.state == UNFINISHED)
         if self.memory is not None and found.folder and found.folder != self.known_folder:
@@ -605,7 +607,7 @@ class _Restore:
         if self.state != _HANGING and self.may_wait:
             self.state = _HANGING
             self.hanging_since = time.monotonic()
-            self._note(journal.WAIT, self.name, _HANGING)
+            self._note("wait", self.name, _HANGING)
             say.warning(
                 f'archive "{self.options.archivelocation}" does not answer',
                 self._waits_for(),
@@ -684,7 +686,7 @@ class _Restore:
         if found.state == before:
             return
         if found.state not in (READY, WRONG) and not found.is_impossible and not self.ended:
-            self._note(journal.WAIT, self.name, found.state, once=True)
+            self._note("wait", self.name, found.state, once=True)
         outage = f"outage of {self.options.archivelocation}"
         if found.state == UNAVAILABLE:
             if self.may_wait or (self.asker.standby_mode and self.memory is not None and self.memory.say_once(outage)):
@@ -709,9 +711,15 @@ class _Restore:
             say.debug(f"waiting for {self.name}")
 
     def _note(self, kind: str, subject: str, detail: str, once: bool = False) -> None:
-        """Leave a line in the journal of the server that asks for a segment; no other has one."""
+        """Leave a line, of a kind that journal.py names, in the journal of the server that asks for a segment; no other has one."""
         if self.memory is not None and self.is_segment and self.asker.data_directory is not None:
-            (journal.note_once if once else journal.note)(self.spool, kind, subject, detail)
+            try:
+                from pystandby import journal
+
+                (journal.note_once if once else journal.note)(self.spool, kind, subject, detail)
+            except Exception as failure:
+                # In the middle of an upgrade there may be no such module, and what has been restored is restored.
+                say.debug(f"nothing is written into the journal: {failure!r}")
 
     def _warn_once(self, message: str, detail: str, hint: str) -> None:
         """Warn once for the server process, not once for each call."""

@@ -53,6 +53,13 @@ class Server:
         """The name of the file that keeps it in recovery; empty where there is none, so that it takes writes when it runs."""
         return next((name for name in asker.RECOVERY_FILES if os.path.exists(self.path(name))), "")
 
+    def asker(self) -> asker.Asker:
+        """What a restore_command of its own finds out about it."""
+        found = asker.Asker("", self.path(os.path.join("pg_wal", "RECOVERYXLOG")))
+        # Not that in whose data directory this may have been run.
+        found.data_directory, found.server_version = self.directory, self.version
+        return found
+
     def told_at(self) -> "float | None":
         """When it was told to recover, as Asker.told_at(); None where it was not."""
         try:

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pystandby import archive, exits, journal, osdep, ready, say, spool, survey, timelines, trigger, wal
-from pystandby.asker import Asker
 from pystandby.exits import StandbyError
 from pystandby.fetch import UNAVAILABLE
 from pystandby.memory import FOLDER
@@ -208,14 +207,9 @@ class Look:
             self.archive_error = f"its newest segment {newest} cannot be read by the server's user"
             return
         size = found.size if found.file == newest else self.segment_size or DEFAULT_SEGMENT_SIZE
-        verdict = ready.judge_head(head, size, newest, self._asker(self.server).system_identifier(), self.server.version)
+        verdict = ready.judge_head(head, size, newest, self.server.asker().system_identifier(), self.server.version)
         if verdict.state == ready.WRONG:
             self.archive_error = f"its newest segment {newest} {verdict.reason}"
-
-    @staticmethod
-    def _asker(server: Server) -> Asker:
-        """What a restore would know of the server."""
-        return Asker("", server.path(os.path.join("pg_wal", "RECOVERYXLOG")))
 
     # What follows from it
 
@@ -294,7 +288,7 @@ class Look:
             known.append(wal.segment_number(self.restores[-1].name, size))
         if self.replayed is not None:
             known.append(self.replayed // size - 1)
-        reached = [] if known and self.runs else self._asker(self.server).reached()
+        reached = [] if known and self.runs else self.server.asker().reached()
         if known:
             return max([*known, *(lsn // size - 1 for _, lsn in reached)])
         label = (osdep.read_small(self.server.path("backup_label"), 4096) or b"").decode("ascii", "replace")
