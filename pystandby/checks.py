@@ -11,7 +11,6 @@ import stat
 
 from pystandby import archive, exits, osdep, ready, say, timelines, trigger, wal
 from pystandby.archive import Archive
-from pystandby.asker import Asker
 from pystandby.exits import StandbyError
 from pystandby.options import Options
 from pystandby.server import Server, pystandby_in

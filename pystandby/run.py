@@ -711,7 +711,7 @@ class _Restore:
             say.debug(f"waiting for {self.name}")
 
     def _note(self, kind: str, subject: str, detail: str, once: bool = False) -> None:
-        """Leave a line, of a kind that journal.py names, in the journal of the server that asks for a segment; no other has one."""
+        """Leave a line, of a kind that journal.py names, in the journal of the server that asks; no other has one."""
         if self.memory is not None and self.is_segment and self.asker.data_directory is not None:
             try:
                 from pystandby import journal

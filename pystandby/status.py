@@ -272,11 +272,12 @@ class Look:
 
     def outage(self) -> "tuple[bool, float | None, float | None]":
         """Whether the archive cannot be read now, when the last outage began, and for how many seconds one of now has lasted."""
-        since, until = (self.outages() or [(None, 0.0)])[-1]
-        waiting = self.waiting()
-        lasts = since is not None and until is None
+        outages, waiting = self.outages(), self.waiting()
         now = (waiting is not None and waiting.detail in OUTAGES) or (self.survey is None and self.directory is not None)
-        return now, since, (max(self.at - since, 0.0) if since is not None and lasts else None) if now else None
+        if not outages:
+            return now, None, None
+        since, until = outages[-1]
+        return now, since, max(self.at - since, 0.0) if now and until is None else None
 
     def position(self) -> "int | None":
         """The number of the last segment that the server has replayed or been given; None where nothing tells."""

@@ -8,7 +8,7 @@ import os
 import stat
 import time
 
-from pystandby import archive, osdep, timelines, wal
+from pystandby import archive, timelines, wal
 from pystandby.memory import FOLDER
 from pystandby.place import SUFFIX
 
