@@ -280,7 +280,11 @@ class _Restore:
         if self.is_segment and (self.options.restartwalfile is not None or self.options.keep):
             from pystandby import prune, spool  # noqa: F401
         if self.is_segment and self.memory is not None:
-            from pystandby import journal  # noqa: F401
+            try:
+                from pystandby import journal  # noqa: F401
+            except ImportError:
+                # As in _note(), which says it.
+                pass
 
     def _fetch(self) -> Found:
         self.waiter.arm()

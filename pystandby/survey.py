@@ -143,8 +143,9 @@ def survey(directory: str, known_size: int = 0, progress: "Callable[[list[str]],
         found.compressed += bare != name
         if bare not in found.segments or bare == name:
             found.segments[bare] = Segment(status.st_mtime, status.st_size, name)
-    plain = (segment.file for name, segment in found.segments.items() if name == segment.file)
-    found.segment_size = known_size or segment_size(directory, plain)
+    # One that is empty tells nothing, and a compressed one takes its codec.
+    headers = sorted(found.segments, key=lambda name: (found.segments[name].size == 0, found.segments[name].file != name))
+    found.segment_size = known_size or segment_size(directory, headers)
     found.at = time.time()
     return found
 
