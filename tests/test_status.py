@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import injected, segments
-from support.command import Argument, DataDirectory, Result, Standby, environment, run
+from support.command import PYSTANDBY, Argument, DataDirectory, Result, Standby, environment, run, start
 from support.servers import DEADLINE, Scene, Server, eventually, processes_in
 
 from pystandby import journal
@@ -20,8 +21,6 @@ from pystandby import journal
 pytest_plugins = ["support.servers"]
 
 NAMES = [segments.name(number) for number in range(20)]
-
-WHOLE_SEGMENT = segments.MB
 
 
 def status(*words: Argument, cwd: Path | None = None) -> Result:
@@ -104,7 +103,7 @@ def test_a_restore_never_fails_over_its_line(standby: Standby, harm: str) -> Non
     folder.mkdir(mode=0o700)
     precious = standby.folder / "precious"
     precious.write_text("precious")
-    program = None
+    program: Sequence[Argument] = (PYSTANDBY,)
     if harm == "folder":
         (folder / "journal").mkdir()
     elif harm == "fifo":
@@ -119,7 +118,7 @@ def test_a_restore_never_fails_over_its_line(standby: Standby, harm: str) -> Non
     else:
         program = injected.program(standby.folder, "import sys\nsys.modules['pystandby.journal'] = None")
     command = standby.command(NAMES[5], "--look-ahead", "0")
-    result = run(*command, cwd=standby.data.path, **({"program": program} if program is not None else {}))
+    result = run(*command, cwd=standby.data.path, program=program)
     assert result.status == 0, result
     assert standby.delivered() == content
     assert "WARNING" not in result.stderr
@@ -147,8 +146,8 @@ def test_a_journal_that_has_grown_is_put_aside(standby: Standby) -> None:
 
 def test_what_a_restore_and_the_child_say_of_one_segment_counts_once(tmp_path: Path) -> None:
     said = [
-        f"100.000 taken {NAMES[1]} 90", f"100.100 spool {NAMES[1]} 90", f"101.000 spool {NAMES[2]} 90", f"101.100 taken {NAMES[2]} 90",
-        f"102.000 taken {NAMES[3]} 90", f"200.000 taken {NAMES[1]} 90",
+        f"100.000 taken {NAMES[1]} 90", f"100.100 spool {NAMES[1]} 90", f"101.000 spool {NAMES[2]} 90",
+        f"101.100 taken {NAMES[2]} 90", f"102.000 taken {NAMES[3]} 90", f"200.000 taken {NAMES[1]} 90",
     ]  # fmt: skip
     (tmp_path / "journal").write_text("\n".join([*said, ""]))
     events, _ = journal.read(str(tmp_path))
@@ -293,9 +292,7 @@ def test_a_damaged_journal(standby: Standby) -> None:
     (folder / "journal").write_bytes(b"\xff\xfe \x80\n" + "\n".join([*bad, good, f"1700000001.0 wait {NAMES[6]} abs"]).encode())
     answer = answer_of("--pgdata", standby.data.path, "--archive", standby.archive)
     assert answer["standby"]["restored"]["segment"] == NAMES[5]
-    assert any(re.match(r"10 lines of .*journal.* cannot be understood", problem) for problem in answer["problems"]), answer[
-        "problems"
-    ]
+    assert any(re.match(r"10 lines of .*journal.* cannot be understood", problem) for problem in answer["problems"]), answer
     for words in ([], ["--check"], ["--prometheus"]):
         assert "Traceback" not in status("--pgdata", standby.data.path, "--archive", standby.archive, *words).stderr
     (folder / "journal").unlink()
@@ -306,8 +303,8 @@ def test_a_damaged_journal(standby: Standby) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--json", "--check"], ["--follow", "--json"], ["--follow=0"], ["-w", "lag=5"], ["--check", "-w", "lag"], ["--check", "-w", "x=5"],
-     ["--check", "-c", "lag=-1"], ["--check", "-w", "lag=5,"], ["here"], ["--pgdata"]],
+    [["--json", "--check"], ["--follow", "--json"], ["--follow=0"], ["-w", "lag=5"], ["--check", "-w", "lag"],
+     ["--check", "-w", "x=5"], ["--check", "-c", "lag=-1"], ["--check", "-w", "lag=5,"], ["here"], ["--pgdata"]],
 )  # fmt: skip
 def test_usage_error(standby: Standby, words: list[str]) -> None:
     result = status("--archive", standby.archive, *words)
@@ -578,11 +575,8 @@ def test_what_mv_takes_is_told_by_the_child(scene: Scene) -> None:
     standby = scene.standby(restore_command=command, settings=scene.seen_at_once).begin()
     standby.until_rows(scene.stock.rows[scene.stock.last])
 
-    def told() -> dict[str, Any] | None:
-        found = standby_of(standby)
-        return found if found["waiting"] is not None else None
-
-    found = eventually(told, "it waits", tell=standby.tell)
+    eventually(lambda: standby_of(standby)["waiting"] is not None, "it waits", tell=standby.tell)
+    found = standby_of(standby)
     assert found["restored"]["segment"] == scene.stock.names[-1]
     assert found["outstanding_segments"] == 0
     # By whichever way each came, none is missing and none counted twice.
@@ -601,11 +595,10 @@ def test_the_archive_of_a_primary(scene: Scene) -> None:
     assert isinstance(before, int)
     last = [primary.switch_wal() for _ in range(4)][2]
 
-    def archived() -> tuple[Any, ...] | None:
-        (row,) = primary.sql(told)
-        return row if str(row[1]) >= last else None
-
-    count, newest, at = eventually(archived, "the segments are archived", tell=primary.tell)
+    eventually(lambda: str(primary.sql(told)[0][1]) >= last, "the segments are archived", tell=primary.tell)
+    ((count, newest, at),) = primary.sql(told)
+    assert isinstance(count, int)
+    assert isinstance(at, float)
     found = answer_of("--archive", scene.archive)["archive"]
     assert (found["segments"], found["newest"], found["gaps"]) == (count - before, newest, [])
     # Of copies by cp, the file's time is that of the copy.
@@ -615,8 +608,6 @@ def test_the_archive_of_a_primary(scene: Scene) -> None:
 
 def test_follow_shows_it_again_and_ends_with_its_reader(standby: Standby) -> None:
     standby.put(NAMES[1])
-    from support.command import start
-
     with start("status", "--archive", standby.archive, "--follow=1", as_server=False) as following:
         eventually(lambda: following.stdout.count("Archive") >= 2, "it is shown twice", tell=lambda: following.stderr)
         standby.put(NAMES[2])
