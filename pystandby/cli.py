@@ -491,7 +491,7 @@ def _with_progress(names: "list[str]") -> "Iterator[str]":
     "status",
     cls=_Verb,
     context_settings=_HELP,
-    epilog="""With --check: one line, and the status of a monitoring plugin. LIMITS are NAME=NUMBER,NAME=NUMBER...:
+    epilog="""With --check: one line, and a monitoring plugin's status. LIMITS are NAME=NUMBER,NAME=NUMBER...:
   segments   outstanding segments (not judged)      gaps     missing segments (1; critical 1)
   lag        seconds since the oldest of them came  outage   seconds that the archive cannot be read
              (300; critical 1800)                            (60; critical 300)
