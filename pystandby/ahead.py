@@ -55,7 +55,7 @@ class _Child:
         self.position = options.nextwalfile
         self.told = ""
         self.held: list[str] = []
-        self.arrived: dict[str, int] = {}
+        self.arrived: dict[str, float] = {}
         self.pruned = ""
         self.advanced = 0
         self.failed = ""
@@ -178,7 +178,7 @@ class _Child:
                     found.copy.discard()
                     return False
                 self.held.append(name)
-                self.arrived[name] = found.modified // 1_000_000_000
+                self.arrived[name] = found.modified // 1_000_000 / 1000
                 self.useless = not self._keeps_times(name, found.modified)
                 return not self.useless
             # Not again at once: a copy of a segment that is being written, or a full quota, costs the server's own disk.

@@ -3,10 +3,10 @@
     pg_wal/.pystandby/journal      the latest lines, appended one by one
     pg_wal/.pystandby/journal.1    those before, from when it had grown to LARGEST bytes
 
-    1764100000.123 archive 000000010000000000000005 1764099990     copied from the archive, where the file is of that time
-    1764100000.456 spool 000000010000000000000006 1764099991       taken out of the spool by a restore
-    1764100000.789 taken 000000010000000000000007 1764099992       taken out of the spool, as the child saw
-    1764100001.012 wait 000000010000000000000008 absent            not to be had; in words of fetch.py why
+    1764100000.123 archive 000000010000000000000005 1764099990.5    copied from the archive, where the file is of that time
+    1764100000.456 spool 000000010000000000000006 1764099991.02     taken out of the spool by a restore
+    1764100000.789 taken 000000010000000000000007 1764099992.125    taken out of the spool, as the child saw
+    1764100001.012 wait 000000010000000000000008 absent           not to be had; in words of fetch.py why
     1764100002.345 error 205 could not read "..."                  the exit status, and what was said
     1764100003.678 end 000000010000000000000008 trigger file ...   recovery ended before this segment
 

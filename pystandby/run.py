@@ -524,7 +524,7 @@ class _Restore:
         if self.is_segment:
             kind = "spool" if found.spooled else "archive"
             # An unfinished one is handed over again and again.
-            self._note(kind, self.name, str(found.modified // 1_000_000_000), once=found.state == UNFINISHED)
+            self._note(kind, self.name, str(found.modified // 1_000_000 / 1000), once=found.state == UNFINISHED)
         if self.memory is not None and found.folder and found.folder != self.known_folder:
             self.memory.note_archive(self.options.archivelocation, found.folder)
         if self.memory is not None and (self.options.restartwalfile is not None or self.options.keep):

@@ -363,7 +363,7 @@ class Look:
             "at": round(self.at, 3),
             "archive": self._archive_json(),
             "standby": self._standby_json(),
-            "problems": [*([f'archive "{self.directory}": {self.archive_error}'] if self.archive_error else []), *self.problems],
+            "problems": self.problems,
         }
 
     def _archive_json(self) -> "dict[str, Any] | None":

@@ -131,7 +131,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.references += [str(value) for name, value in attrs if name in ("src", "href", "data")]
-        if tag not in ("meta", "line", "rect", "path"):
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
