@@ -536,12 +536,25 @@ def status(
         raise click.UsageError("only one of --follow, --json, --prometheus and --check can be given")
     if (warning or critical) and not check:
         raise click.UsageError("--warning and --critical go with --check")
-    if check:
-        return _alarm(pgdata, archive, username, warning, critical)
+    try:
+        if check:
+            return _alarm(pgdata, archive, username, warning, critical)
+        _show(pgdata, archive, username, follow, as_json, prometheus)
+    except BrokenPipeError:
+        # Whoever reads it has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def _show(
+    pgdata: "str | None", archive: "str | None", username: str, follow: "int | None", as_json: bool, prometheus: "str | None"
+) -> None:
+    """Print, or write, how an archive and a standby are, in one of the forms of status."""
     from pystandby.status import Look
 
     def look() -> "dict[str, Any]":
-        return Look(pgdata, archive, username, _with_progress).as_json()
+        # A bar would come between what is shown again and again.
+        return Look(pgdata, archive, username, _with_progress if follow is None else None).as_json()
 
     if follow is not None:
         from pystandby import table
@@ -564,7 +577,6 @@ def status(
 
         for line in table.lines(look()):
             click.echo(line)
-    return 0
 
 
 def _alarm(

@@ -606,6 +606,17 @@ def test_the_archive_of_a_primary(scene: Scene) -> None:
     assert found["segment_size"] == scene.stock.size
 
 
+@pytest.mark.parametrize("words", [[], ["--json"], ["--prometheus"], ["--check"], ["--follow=1"]])
+def test_a_reader_that_has_gone(standby: Standby, words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = run("status", "--archive", standby.archive, *words, env=environment(), as_server=False, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (result.status, result.stderr) == (0, "")
+
+
 def test_follow_shows_it_again_and_ends_with_its_reader(standby: Standby) -> None:
     standby.put(NAMES[1])
     with start("status", "--archive", standby.archive, "--follow=1", as_server=False) as following:
