@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pystandby.table import duration
+from pystandby.table import duration, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ def check(answer: "dict[str, Any]", limits: Limits) -> "tuple[int, str]":
             continue
         level = CRITICAL if critical and value >= critical else WARNING if warning and value >= warning else OK
         if level != OK:
-            findings.append((level, _TEXTS[name].format(duration(value) if name in _SECONDS else f"{value:.0f}")))
+            findings.append((level, _TEXTS[name].format(duration(value) if name in _SECONDS else segments(value))))
     status = next(level for level in _WORST_FIRST if level == OK or any(found == level for found, _ in findings))
     said = [text for level in _WORST_FIRST for found, text in findings if found == level] or [_well(standby, archive)]
     perfdata = [
@@ -53,10 +53,10 @@ def check(answer: "dict[str, Any]", limits: Limits) -> "tuple[int, str]":
 _SECONDS = ("lag", "silence", "outage")
 
 _TEXTS = {
-    "segments": "{} segments outstanding",
+    "segments": "{} outstanding",
     "lag": "the oldest outstanding segment came {} ago",
     "silence": "nothing has come into the archive for {}",
-    "gaps": "{} segments missing in the archive",
+    "gaps": "{} missing in the archive",
     "outage": "the archive has not been readable for {}",
 }
 
@@ -104,10 +104,10 @@ def _findings(answer: "dict[str, Any]") -> "Iterator[tuple[int, str]]":
 def _well(standby: "dict[str, Any] | None", archive: "dict[str, Any] | None") -> str:
     if standby is None or standby["outstanding_segments"] is None:
         return (
-            f"{archive['segments']} segments in the archive, none missing"
+            f"{segments(archive['segments'])} in the archive, none missing"
             if archive is not None
             else "nothing to find fault with"
         )
     waiting = standby["waiting"]
     what = f"waits for {waiting['segment']} since {duration(waiting['seconds'])}" if waiting is not None else standby["state"]
-    return f"{standby['outstanding_segments']} segments outstanding, {what}"
+    return f"{segments(standby['outstanding_segments'])} outstanding, {what}"

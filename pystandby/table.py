@@ -64,6 +64,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def segments(count: float) -> str:
+    """So many segments."""
+    return f"{count:.0f} segment{'' if count == 1 else 's'}"
+
+
 def amount(count: float) -> str:
     """A number of bytes in the largest unit that fits."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -100,7 +105,7 @@ def _archive(found: "dict[str, Any]") -> "list[str]":
     compressed = f", {found['compressed']} of them compressed" if found["compressed"] else ""
     shown.append(_row("segments", f"{found['segments']}{compressed}, {amount(found['bytes'])} in all files"))
     for timeline in found["timelines"]:
-        text = f"{timeline['first']} to {timeline['last']}, {timeline['segments']} segments"
+        text = f"{timeline['first']} to {timeline['last']}, {segments(timeline['segments'])}"
         shown.append(_row(f"timeline {timeline['timeline']}", text))
     words = {
         "history": "history files",
@@ -150,7 +155,7 @@ def _standby(found: "dict[str, Any]", archive: "dict[str, Any] | None") -> "list
         shown.append(_row("replayed up to", found["replayed_lsn"]))
     if found["outstanding_segments"] is not None:
         count = found["outstanding_segments"]
-        text = f"{count} segments, {amount(found['outstanding_bytes'])}"
+        text = f"{segments(count)}, {amount(found['outstanding_bytes'])}"
         if count:
             text += f", the oldest came {duration(found['lag_seconds'])} ago"
         shown.append(_row("outstanding", text))
@@ -168,7 +173,7 @@ def _standby(found: "dict[str, Any]", archive: "dict[str, Any] | None") -> "list
     ahead = found["look_ahead"]
     child = f"process {ahead['child']} at work" if ahead["child"] is not None else "no process at work"
     hits = f", {ahead['hits']} of {ahead['restores']} restores were hits" if ahead["restores"] else ""
-    shown.append(_row("look-ahead", f"{ahead['ready']} segments ready, {child}{hits}"))
+    shown.append(_row("look-ahead", f"{segments(ahead['ready'])} ready, {child}{hits}"))
     shown += _trouble(found, now)
     return shown
 
