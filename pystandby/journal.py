@@ -39,7 +39,7 @@ _LONGEST = 1000
 """Characters of an error that are kept."""
 
 _TAIL = 2048
-"""Bytes that hold the last line."""
+"""Bytes that hold the last lines."""
 
 
 def note(folder: str, kind: str, subject: str, detail: str = "") -> None:
@@ -70,11 +70,19 @@ _APPEND = osdep.O_READ | os.O_WRONLY | os.O_APPEND | os.O_CREAT | osdep.O_NOFOLL
 
 
 def note_once(folder: str, kind: str, subject: str, detail: str = "") -> None:
-    """Append a line, unless the last one says the same: a server in standby mode asks every few seconds."""
-    last = _lines(os.path.join(folder, "journal"), _TAIL)[-1:]
-    event = _event(last[0]) if last else None
-    if event is None or (event.kind, event.subject, event.detail) != (kind, subject, detail):
-        note(folder, kind, subject, detail)
+    """Append a line, unless the last one of its subject, with none of another kind behind it, says the same.
+
+    A server in standby mode asks every few seconds, for the same segment of one timeline after the other.
+    """
+    for line in reversed(_lines(os.path.join(folder, "journal"), _TAIL)):
+        event = _event(line)
+        if event is None or event.kind != kind:
+            break
+        if event.subject == subject:
+            if event.detail == detail:
+                return
+            break
+    note(folder, kind, subject, detail)
 
 
 class Event:

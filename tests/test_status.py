@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import injected, segments
 from support.command import PYSTANDBY, Argument, DataDirectory, Result, Standby, environment, run, start
-from support.servers import DEADLINE, Scene, Server, eventually, processes_in
+from support.servers import DEADLINE, QUICKLY, Scene, Server, eventually, processes_in
 
 from pystandby import journal
 
@@ -83,9 +83,24 @@ def test_a_wait_an_error_and_the_end_leave_a_line(standby: Standby) -> None:
 
 def test_a_server_that_asks_again_and_again_leaves_one_line(tmp_path: Path) -> None:
     standby = Standby(tmp_path, standby_mode=True)
+    names = [segments.name(5, timeline=timeline) for timeline in (2, 1)]
     for _ in range(3):
-        assert standby.ask(NAMES[5]).status == 1
-    assert lines_of(standby) == [(journal.WAIT, NAMES[5], "absent")]
+        for name in names:
+            assert standby.ask(name).status == 1
+    told = [(journal.WAIT, name, "absent") for name in names]
+    assert lines_of(standby) == told
+    # That the archive is back is news.
+    away = standby.folder / "away"
+    standby.archive.rename(away)
+    for name in 2 * names:
+        standby.ask(name)
+    told += [(journal.WAIT, name, "unavailable") for name in names]
+    assert lines_of(standby) == told
+    away.rename(standby.archive)
+    for name in 2 * names:
+        assert standby.ask(name).status == 1
+    told += [(journal.WAIT, name, "absent") for name in names]
+    assert lines_of(standby) == told
 
 
 def test_history_files_and_people_leave_none(standby: Standby) -> None:
@@ -556,7 +571,7 @@ def test_a_server_that_was_stopped_by_a_wrong_segment(scene: Scene) -> None:
 
 def test_standby_mode(scene: Scene) -> None:
     scene.feed(to=3)
-    standby = scene.standby(standby_mode=True, settings={"wal_retrieve_retry_interval": "100ms"}).begin()
+    standby = scene.standby(standby_mode=True, settings=QUICKLY).begin()
     standby.until_asked(4, 3)
     found = standby_of(standby)
     assert (found["state"], found["mode"]) == ("waiting", "standby")
@@ -567,6 +582,22 @@ def test_standby_mode(scene: Scene) -> None:
     first = found["waiting"]["since"]
     standby.until_asked(4, 3)
     assert standby_of(standby)["waiting"]["since"] == first
+
+
+def test_a_server_that_streams_waits_for_nothing(scene: Scene) -> None:
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary().begin()
+    told = {**QUICKLY, "primary_conninfo": f"host={primary.socket_directory} port={primary.port} user=postgres"}
+    standby = scene.standby(standby_mode=True, settings=told).begin()
+    eventually(
+        lambda: standby.sql("SELECT status FROM pg_stat_wal_receiver") == [("streaming",)], "it streams", tell=standby.tell
+    )
+    primary.sql("INSERT INTO ledger (note) SELECT repeat(md5(i::text), 8) FROM generate_series(1, 500) i")
+    standby.until_rows(primary.rows())
+    found = standby_of(standby)
+    assert (found["state"], found["mode"], found["waiting"], found["outstanding_segments"]) == ("replaying", "standby", None, 0)
+    assert found["restored"]["segment"] == scene.stock.names[-1]
+    assert status("--pgdata", standby.data_directory, "--check").status == 0
 
 
 def test_what_mv_takes_is_told_by_the_child(scene: Scene) -> None:
