@@ -394,6 +394,13 @@ def test_a_file_for_the_node_exporter(standby: Standby) -> None:
     failed = status("--archive", archive, "--prometheus", standby.folder / "no" / "such.prom")
     assert failed.status == 1
     assert "could not write" in failed.stderr
+    os.mkfifo(standby.folder / "fifo")
+    for path in (standby.folder / "fifo", target.parent):
+        before = sorted(os.listdir(standby.folder))
+        failed = status("--archive", archive, "--prometheus", path)
+        assert failed.status == 1
+        assert "it is not a plain file" in failed.stderr
+        assert sorted(os.listdir(standby.folder)) == before
 
 
 # Real servers ---------------------------------------------------------------------------------------------------------
