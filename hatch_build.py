@@ -76,11 +76,16 @@ class _Page:
             title = _plain(next(tokens))
             self.lines.append(f".SH {_escaped(title.upper())}" if token.tag == "h2" else f".SS {_escaped(title)}")
         elif token.type == "paragraph_open":
+            text = next(tokens)
+            if [child.type for child in text.children or []] == ["image"]:
+                # A picture by itself is for those who can see it.
+                return
             if self.lines[-1][:3] not in (".SH", ".SS", ".IP"):
                 self.lines.append(".PP")
-            self._text(next(tokens))
+            self._text(text)
         elif token.type in ("code_block", "fence") and token.content.strip():
-            self.lines += [".PP", ".RS 4", ".nf", *map(_line, token.content.rstrip("\n").split("\n")), ".fi", ".RE"]
+            self.lines += [".PP"] if self.lines[-1][:3] not in (".SH", ".SS") else []
+            self.lines += [".RS 4", ".nf", *map(_line, token.content.rstrip("\n").split("\n")), ".fi", ".RE"]
         elif token.type == "list_item_open":
             mark = f"{token.info}." if token.info else "\\(bu"
             self.lines.append(f".IP {mark} 3")

@@ -6,7 +6,7 @@ Lives at most as long as the startup process that its maker served. What it has 
 import os
 import time
 
-from pystandby import exits, fetch, osdep, prune, say, spool, timelines, trigger, wal
+from pystandby import exits, fetch, journal, osdep, prune, say, spool, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.asker import Asker
 from pystandby.exits import StandbyError
@@ -55,6 +55,7 @@ class _Child:
         self.position = options.nextwalfile
         self.told = ""
         self.held: list[str] = []
+        self.arrived: dict[str, float] = {}
         self.pruned = ""
         self.advanced = 0
         self.failed = ""
@@ -119,10 +120,14 @@ class _Child:
             if told[8:] > self.position[8:]:
                 self.position = told
         while self.held and not os.path.exists(os.path.join(self.spool, self.held[0])):
-            self.position = max(self.position, self.held.pop(0), key=lambda name: name[8:])
+            name = self.held.pop(0)
+            self.position = max(self.position, name, key=lambda name: name[8:])
+            # Whoever took it, a shell most often, has nothing to write this with.
+            journal.note(self.spool, journal.TAKEN, name, str(self.arrived.pop(name, 0)))
         passed = [name for name in self.held if name[8:] <= self.position[8:]]
         for name in passed:
             spool.remove(self.spool, name)
+            self.arrived.pop(name, None)
         self.held = [name for name in self.held if name not in passed]
         if self.position == before:
             return False
@@ -147,6 +152,7 @@ class _Child:
                 # What stands behind it comes from the same archive: made anew with it.
                 for stale in self.held[index:]:
                     spool.remove(self.spool, stale)
+                    self.arrived.pop(stale, None)
                 del self.held[index:]
                 break
         self._prune()
@@ -172,6 +178,7 @@ class _Child:
                     found.copy.discard()
                     return False
                 self.held.append(name)
+                self.arrived[name] = found.modified // 1_000_000 / 1000
                 self.useless = not self._keeps_times(name, found.modified)
                 return not self.useless
             # Not again at once: a copy of a segment that is being written, or a full quota, costs the server's own disk.

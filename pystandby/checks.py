@@ -11,7 +11,6 @@ import stat
 
 from pystandby import archive, exits, osdep, ready, say, timelines, trigger, wal
 from pystandby.archive import Archive
-from pystandby.asker import Asker
 from pystandby.exits import StandbyError
 from pystandby.options import Options
 from pystandby.server import Server, pystandby_in
@@ -39,8 +38,7 @@ class Check:
         self.errors = 0
         self.warnings = 0
         self.settings: dict[str, str] = {}
-        # As a restore_command that is run elsewhere, and is given %p in full, finds out whose it is.
-        self.asker = Asker("", server.path(os.path.join("pg_wal", "RECOVERYXLOG")))
+        self.asker = server.asker()
 
     def run(self) -> int:
         """Look at everything, and return 0, or exits.NOT_DONE where something is wrong that keeps the standby from its work."""

@@ -1,6 +1,7 @@
 """The command line for people: help, version, verbs and every error message, by click, from the same table as the fast reader."""
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,8 @@ from pystandby.exits import StandbyError
 from pystandby.options import ARGUMENTS, COMPRESS, FLAG, NO_LIMIT, NUMBER, OPTIONS, VERBS, Option, Options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from click.shell_completion import CompletionItem
 
     _ParameterType = click.ParamType[Any]
@@ -111,6 +114,8 @@ def help_text() -> str:
         "  pystandby archive-cleanup [OPTION]... ARCHIVELOCATION OLDESTKEPTWALFILE",
         "  pystandby recovery-end [OPTION]...",
         "  pystandby trigger [OPTION]... smart|fast|cancel|show",
+        "  pystandby status [OPTION]...",
+        "  pystandby report [OPTION]...",
         "  pystandby check [OPTION]...",
         "  pystandby demo [OPTION]...",
         "",
@@ -443,12 +448,193 @@ def check(pgdata: str, bindir: "str | None", config_file: "str | None") -> int:
     return Check(Server(pgdata, bindir=bindir, config_file=config_file), click.echo).run()
 
 
+class _Limits(_ParameterType):
+    """Limits of status --check: "segments=64,lag=600"."""
+
+    name = "limits"
+
+    def convert(self, value: Any, param: "click.Parameter | None", ctx: "click.Context | None") -> "dict[str, int]":
+        """Each name with its number; a usage error where one is neither."""
+        from pystandby.alarm import DEFAULTS
+
+        if isinstance(value, dict):
+            return value
+        found = {}
+        for word in str(value).split(","):
+            name, _, text = word.partition("=")
+            number = argv.whole_number(text)
+            if name not in DEFAULTS or number is None:
+                self.fail(f'invalid limit "{word}": it must be NAME=NUMBER, with one of {", ".join(DEFAULTS)}', param, ctx)
+            found[name] = number
+        return found
+
+
+_standby_option = click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", help="the standby's data directory")
+_archive_option = click.option(
+    "--archive", type=_Word(()), metavar="ARCHIVE", help="the archive; with --pgdata that of restore_command is found"
+)
+_user_option = click.option(
+    "-U", "--username", type=_Word(()), default="postgres", metavar="NAME", help="the superuser to ask the server as (postgres)"
+)
+
+
+def _with_progress(names: "list[str]") -> "Iterator[str]":
+    """Pass names on, with a bar on a terminal where that takes a while."""
+    if len(names) < 20000 or not sys.stderr.isatty():
+        yield from names
+        return
+    with click.progressbar(names, label="files of the archive", file=sys.stderr, update_min_steps=1000) as bar:
+        yield from bar
+
+
+@click.command(
+    "status",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""With --check: one line, and a monitoring plugin's status. LIMITS are NAME=NUMBER,NAME=NUMBER...:
+  segments   outstanding segments (not judged)      gaps     missing segments (1; critical 1)
+  lag        seconds since the oldest of them came  outage   seconds that the archive cannot be read
+             (300; critical 1800)                            (60; critical 300)
+  silence    seconds since a segment came (not judged); 0: not judged
+For example:
+  pystandby status --pgdata /var/lib/postgresql/15/main --check --warning lag=60 --critical lag=600
+
+Exit status: 0, shown; 1, it cannot be; with --check: 0, all is well; 1, warning; 2, critical;
+3, not known; 200 and above, an error.""",
+)
+@_standby_option
+@_archive_option
+@click.option(
+    "--follow", is_flag=False, flag_value=2, type=_Number(1, 3600), metavar="SECONDS", help="show it again every SECONDS (2)"
+)
+@click.option("--json", "as_json", is_flag=True, help="as JSON: docs/status.md says what is in it")
+@click.option(
+    "--prometheus",
+    is_flag=False,
+    flag_value="-",
+    type=_Word(()),
+    metavar="FILE",
+    help="as Prometheus has it, into FILE if it is given: one that ends in .prom in the node exporter's textfile folder",
+)
+@click.option("--check", is_flag=True, help="for a monitoring system: one line, and 0, 1, 2 or 3")
+@click.option("-w", "--warning", type=_Limits(), default={}, metavar="LIMITS", help="with --check: from when on it is a warning")
+@click.option("-c", "--critical", type=_Limits(), default={}, metavar="LIMITS", help="with --check: from when on it is critical")
+@_user_option
+def status(
+    pgdata: "str | None",
+    archive: "str | None",
+    follow: "int | None",
+    as_json: bool,
+    prometheus: "str | None",
+    check: bool,
+    warning: "dict[str, int]",
+    critical: "dict[str, int]",
+    username: str,
+) -> int:
+    """pystandby status shows an archive and a standby: what has come, what is missing, how far it is, and what it waits for."""
+    if sum((follow is not None, as_json, prometheus is not None, check)) > 1:
+        raise click.UsageError("only one of --follow, --json, --prometheus and --check can be given")
+    if (warning or critical) and not check:
+        raise click.UsageError("--warning and --critical go with --check")
+    try:
+        if check:
+            return _alarm(pgdata, archive, username, warning, critical)
+        _show(pgdata, archive, username, follow, as_json, prometheus)
+    except BrokenPipeError:
+        # Whoever reads it has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # That all is well has been told to nobody.
+        return 3 if check else 0
+    return 0
+
+
+def _show(
+    pgdata: "str | None", archive: "str | None", username: str, follow: "int | None", as_json: bool, prometheus: "str | None"
+) -> None:
+    """Print, or write, how an archive and a standby are, in one of the forms of status."""
+    from pystandby.status import Look
+
+    def look() -> "dict[str, Any]":
+        # A bar would come between what is shown again and again.
+        return Look(pgdata, archive, username, _with_progress if follow is None else None).as_json()
+
+    if follow is not None:
+        from pystandby import table
+
+        table.follow(look, follow)
+    elif as_json:
+        import json
+
+        click.echo(json.dumps(look(), indent=2))
+    elif prometheus is not None:
+        from pystandby import metrics, outfile
+
+        text = metrics.text(look())
+        if prometheus == "-":
+            click.echo(text, nl=False)
+        else:
+            outfile.write(prometheus, text)
+    else:
+        from pystandby import table
+
+        for line in table.lines(look()):
+            click.echo(line)
+
+
+def _alarm(
+    pgdata: "str | None", archive: "str | None", username: str, warning: "dict[str, int]", critical: "dict[str, int]"
+) -> int:
+    """Say in one line, and by the status of a monitoring plugin, how a standby is; whatever is wrong with the look is unknown."""
+    from pystandby import alarm
+    from pystandby.status import Look
+
+    limits = {name: (warning.get(name, low), critical.get(name, high)) for name, (low, high) in alarm.DEFAULTS.items()}
+    try:
+        answer = Look(pgdata, archive, username).as_json()
+    except StandbyError as failure:
+        click.echo(f"PYSTANDBY UNKNOWN - {failure.message}{f': {failure.detail}' if failure.detail else ''}")
+        return alarm.UNKNOWN
+    level, line = alarm.check(answer, limits)
+    click.echo(line)
+    return level
+
+
+@click.command(
+    "report",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""For example:
+  pystandby report --pgdata /var/lib/postgresql/15/main --hours 24 -o standby.html
+
+Exit status: 0, drawn; 1, it cannot be; 200 and above, an error.""",
+)
+@_standby_option
+@_archive_option
+@click.option("-o", "--output", type=_Word(()), required=True, metavar="FILE", help="what to write, by its ending: .html or .svg")
+@click.option("--hours", type=_Number(1, NO_LIMIT), metavar="N", help="draw the last N hours only")
+@_user_option
+def report(pgdata: "str | None", archive: "str | None", output: str, hours: "int | None", username: str) -> int:
+    """pystandby report draws what came into an archive, what a standby restored of it, and how far it was behind, over time."""
+    from pystandby import outfile
+    from pystandby import report as drawing
+    from pystandby.status import Look
+
+    kind = os.path.splitext(output)[1].lower()
+    if kind not in (".html", ".svg"):
+        raise click.UsageError(f'"{output}" ends neither in .html nor in .svg')
+    look = Look(pgdata, archive, username, _with_progress)
+    outfile.write(output, drawing.page(look, hours) if kind == ".html" else drawing.drawing(look, hours))
+    return 0
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
     "check": check,
     "demo": demo,
     "recovery-end": recovery_end,
+    "report": report,
+    "status": status,
     "trigger": trigger,
 }
 

@@ -8,7 +8,7 @@ NUMBER = "number"
 TEXT = "text"
 CHOICE = "choice"
 
-VERBS = ("archive", "archive-cleanup", "recovery-end", "trigger", "status", "verify", "check", "demo")
+VERBS = ("archive", "archive-cleanup", "recovery-end", "trigger", "status", "report", "verify", "check", "demo")
 """A first argument that is one of these is a verb; anything else is a restore."""
 
 COMPRESS = ("gz", "zst", "lz4")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 _NAP = 0.1
 """Seconds between two looks at whether the server takes writes."""
 
-_LATER = "SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), pg_size_bytes(current_setting('wal_segment_size'))"
-
 
 class Request:
     """What a person asks of one standby: ``path`` is the trigger file, ``server`` None where no data directory was given."""
@@ -251,12 +249,10 @@ class Request:
         replayed: int | None = None
         size = 0
         try:
-            answer = self.server.ask(_LATER)
-            replayed, size = (int(part) for part in answer.split("|"))
+            replayed, size = self.server.replayed()
             lines = [f"the server has replayed WAL up to {replayed >> 32:X}/{replayed & 0xFFFFFFFF:X}"]
-        except (StandbyError, ValueError) as failure:
-            reason = failure.detail if isinstance(failure, StandbyError) else "it has replayed nothing yet"
-            lines = [f"how far the server has replayed is not known: {reason}"]
+        except StandbyError as failure:
+            lines = [f"how far the server has replayed is not known: {failure.detail}"]
         if self.archive is None:
             return lines
         try:

@@ -104,6 +104,16 @@ class _Restore:
         self.warned: set[str] = set()
 
     def run(self) -> int:
+        """The order of events, and a line of what went wrong for whoever looks later."""
+        try:
+            return self._run()
+        except StandbyError as failure:
+            # An orphan must not touch the data directory.
+            if failure.status not in (exits.SERVER_GONE, exits.SERVER_STOPPING):
+                self._note("error", str(failure.status), failure.message)
+            raise
+
+    def _run(self) -> int:
         """The order of events."""
         osdep.on_user_signal(self._on_signal)
         self._debug_settings()
@@ -208,6 +218,7 @@ class _Restore:
         if not self.asker.standby_mode:
             say.log(f"recovery ends before segment {self.name}: {why}")
             remembered = self.memory is None or self.memory.refuse(self.name, fast is not None or self.signalled)
+            self._note("end", self.name, why)
             self._end_look_ahead()
         elif self.memory is not None and self.memory.was_told(_PROMOTION):
             # Before it opens it asks once more, for the last segment that it has replayed.
@@ -268,6 +279,12 @@ class _Restore:
             import mmap  # noqa: F401
         if self.is_segment and (self.options.restartwalfile is not None or self.options.keep):
             from pystandby import prune, spool  # noqa: F401
+        if self.is_segment and self.memory is not None:
+            try:
+                from pystandby import journal  # noqa: F401
+            except ImportError:
+                # As in _note(), which says it.
+                pass
 
     def _fetch(self) -> Found:
         self.waiter.arm()
@@ -292,6 +309,7 @@ class _Restore:
         found = Found(READY, 0)
         found.copy = taken
         found.spooled = True
+        found.modified = taken.modified
         found.segment_size = taken.size
         return found
 
@@ -503,6 +521,10 @@ class _Restore:
 
     def _care_after(self, found: Found) -> None:
         """What is done once the file is where the server wants it: nothing that it would have to wait for long."""
+        if self.is_segment:
+            kind = "spool" if found.spooled else "archive"
+            # An unfinished one is handed over again and again.
+            self._note(kind, self.name, str(found.modified // 1_000_000 / 1000), once=found.state == UNFINISHED)
         if self.memory is not None and found.folder and found.folder != self.known_folder:
             self.memory.note_archive(self.options.archivelocation, found.folder)
         if self.memory is not None and (self.options.restartwalfile is not None or self.options.keep):
@@ -589,6 +611,7 @@ class _Restore:
         if self.state != _HANGING and self.may_wait:
             self.state = _HANGING
             self.hanging_since = time.monotonic()
+            self._note("wait", self.name, _HANGING)
             say.warning(
                 f'archive "{self.options.archivelocation}" does not answer',
                 self._waits_for(),
@@ -666,6 +689,8 @@ class _Restore:
         before, self.state = self.state, found.state
         if found.state == before:
             return
+        if found.state not in (READY, WRONG) and not found.is_impossible and not self.ended:
+            self._note("wait", self.name, found.state, once=True)
         outage = f"outage of {self.options.archivelocation}"
         if found.state == UNAVAILABLE:
             if self.may_wait or (self.asker.standby_mode and self.memory is not None and self.memory.say_once(outage)):
@@ -688,6 +713,17 @@ class _Restore:
                 self._warn_once(found.message, found.detail, found.hint)
         elif found.state == ABSENT and self.may_wait and self.is_segment:
             say.debug(f"waiting for {self.name}")
+
+    def _note(self, kind: str, subject: str, detail: str, once: bool = False) -> None:
+        """Leave a line, of a kind that journal.py names, in the journal of the server that asks; no other has one."""
+        if self.memory is not None and self.is_segment and self.asker.data_directory is not None:
+            try:
+                from pystandby import journal
+
+                (journal.note_once if once else journal.note)(self.spool, kind, subject, detail)
+            except Exception as failure:
+                # In the middle of an upgrade there may be no such module, and what has been restored is restored.
+                say.debug(f"nothing is written into the journal: {failure!r}")
 
     def _warn_once(self, message: str, detail: str, hint: str) -> None:
         """Warn once for the server process, not once for each call."""

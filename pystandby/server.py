@@ -15,6 +15,8 @@ from pystandby import argv, asker, cluster, exits, osdep
 from pystandby.exits import StandbyError
 from pystandby.options import Options
 
+_REPLAYED = "SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), pg_size_bytes(current_setting('wal_segment_size'))"
+
 
 class Server:
     """The server of a data directory. Raises StandbyError where that is none."""
@@ -50,6 +52,13 @@ class Server:
     def recovery_file(self) -> str:
         """The name of the file that keeps it in recovery; empty where there is none, so that it takes writes when it runs."""
         return next((name for name in asker.RECOVERY_FILES if os.path.exists(self.path(name))), "")
+
+    def asker(self) -> asker.Asker:
+        """What a restore_command of its own finds out about it."""
+        found = asker.Asker("", self.path(os.path.join("pg_wal", "RECOVERYXLOG")))
+        # Not that in whose data directory this may have been run.
+        found.data_directory, found.server_version = self.directory, self.version
+        return found
 
     def told_at(self) -> "float | None":
         """When it was told to recover, as Asker.told_at(); None where it was not."""
@@ -135,6 +144,15 @@ class Server:
             raise self._failure("the server cannot be asked", "There is no psql, neither beside its own program nor on the PATH.")
         command = cluster.psql_command(Path(psql), Path(lines[4] or lines[5]), int(lines[3]), "postgres", statements, self._user)
         return self._output(command, "the server cannot be asked", seconds).strip()
+
+    def replayed(self, seconds: float = 10) -> "tuple[int, int]":
+        """Up to which LSN it has replayed WAL, by its own word, and the size of its segments in bytes. Raises StandbyError."""
+        answer = self.ask(_REPLAYED, seconds=seconds)
+        try:
+            replayed, size = (int(part) for part in answer.split("|"))
+        except ValueError as failure:
+            raise self._failure("how far it has replayed is not known", "it has replayed nothing yet") from failure
+        return replayed, size
 
     def _output(self, command: "list[str]", message: str, seconds: float = 10) -> str:
         """What a program prints, run as the server's user where we are root."""

@@ -30,11 +30,12 @@ _STALLED = 1.0
 class Spooled:
     """A segment in the spool: published or discarded like a place.Copy."""
 
-    __slots__ = ("_path", "size")
+    __slots__ = ("_path", "modified", "size")
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, status: os.stat_result) -> None:
         self._path = path
-        self.size = size
+        self.size = status.st_size
+        self.modified = status.st_mtime_ns
 
     def publish(self, destination: str) -> None:
         """Rename it to its destination. Raises OSError, and leaves it where it is then."""
@@ -71,7 +72,7 @@ def take(spool: str, name: str, archive: "Archive") -> "Spooled | None":
     if is_stale(status, archive, name):
         _remove(path)
         return None
-    return Spooled(path, status.st_size)
+    return Spooled(path, status)
 
 
 def is_stale(status: os.stat_result, archive: "Archive", name: str) -> bool:
@@ -201,6 +202,12 @@ def _read_pid(descriptor: int) -> int:
     except OSError:
         return 0
     return int(text) if text.isdigit() else 0
+
+
+def child(spool: str) -> "int | None":
+    """The process that fills a spool, by its lock file; None where none does. Leaves the lock alone: a restore may want it."""
+    words = (osdep.read_small(os.path.join(spool, "lock"), 1024) or b"").split(b"\n", 1)[0]
+    return int(words) if words.isdigit() and osdep.started(int(words)) is not None else None
 
 
 def note_position(spool: str, name: str) -> "bool | None":

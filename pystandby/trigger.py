@@ -117,26 +117,9 @@ def make(path: str, word: str, owner: "tuple[int, int] | None" = None) -> None:
     ``owner`` is the user and group that it is to belong to, None for our own. Everybody may read it: there is no secret in it,
     and a server that cannot is not promoted.
     """
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        os.unlink(temporary)
-    except FileNotFoundError:
-        pass
-    # Not through a link that somebody has put there.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
-    try:
-        try:
-            os.write(descriptor, f"{word}\n".encode())
-            # By the descriptor: by name, whoever owns the folder could have root give away another file.
-            osdep.let_everybody_read(descriptor)
-            if owner is not None:
-                osdep.give(descriptor, *owner)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
+    from pystandby import outfile
+
+    outfile.put(path, f"{word}\n", owner)
 
 
 def remove(path: str, trusted: bool) -> Trigger:

@@ -126,6 +126,13 @@ class FirstPage:
          self.block_size) = _LONG_HEADER.unpack_from(head)  # fmt: skip
 
 
+def declared_segment_size(head: bytes) -> int:
+    """The size in bytes that the first bytes of a segment say its cluster's segments have; 0 where they do not tell."""
+    page = FirstPage(head) if len(head) >= LONG_HEADER_SIZE else None
+    told = page is not None and page.info & LONG_HEADER != 0 and is_segment_size(page.segment_size)
+    return page.segment_size if page is not None and told else 0
+
+
 # Records: XLogRecord. Its fields stood elsewhere before 9.5, and were eight bytes longer.
 
 _RECORD = struct.Struct("=I4xQBB2xI")

@@ -150,7 +150,9 @@ def test_nothing_is_an_option_behind_two_dashes() -> None:
         assert not options.debug
 
 
-@pytest.mark.parametrize("verb", ["archive", "archive-cleanup", "recovery-end", "trigger", "status", "verify", "check", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["archive", "archive-cleanup", "recovery-end", "trigger", "status", "report", "verify", "check", "demo"]
+)
 def test_a_verb_is_left_to_click(verb: str) -> None:
     assert argv.parse([verb, *WORDS]) is None
     assert argv.parse([verb, *WORDS[1:]]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import grp
 import os
 import pwd
@@ -122,6 +123,8 @@ def test_no_sample_is_left_out() -> None:
         "pgpool",
         "pystandby",
         "pystandby-python",
+        "pystandby-status.service",
+        "pystandby-status.timer",
         "pystandby.logrotate",
         "recovery.conf",
     }
@@ -238,7 +241,7 @@ def systemd_objects_to(unit: Path) -> str:
         stdin=subprocess.DEVNULL,
         env={**os.environ, **program.environment},
     )
-    return "".join(line for line in answer.stderr.splitlines(keepends=True) if "postgresql-" in line)
+    return "".join(line for line in answer.stderr.splitlines(keepends=True) if re.search(r"\b(postgresql|pystandby)-", line))
 
 
 def test_a_service_manager_has_it_go_on_when_the_archive_is_mended(scene: Scene) -> None:
@@ -292,6 +295,37 @@ def test_the_units_are_such_as_systemd_takes(scene: Scene) -> None:
     # It does read them.
     (folder / "postgresql-follow.conf").write_text("[Service]\nRestrat=on-failure\n")
     assert "Restrat" in systemd_objects_to(unit)
+
+
+def test_a_service_manager_has_the_figures_written_each_minute(scene: Scene) -> None:
+    scene.feed(to=3)
+    standby = scene.standby(settings=scene.seen_at_once).begin()
+    standby.until_waiting(4)
+    collected = scene.folder / "collected"
+    collected.mkdir()
+    text = (SAMPLES / "pystandby-status.service").read_text()
+    told = text.split("[Unit]")[0]
+    for placeholder, value in {
+        "/usr/local/bin/pystandby": str(PYSTANDBY),
+        "/var/lib/postgresql/16/main": str(standby.data_directory),
+        "/var/lib/prometheus/node-exporter": str(collected),
+    }.items():
+        assert placeholder in told
+        text = text.replace(placeholder, value)
+    unit, timer = scene.folder / "pystandby-status.service", scene.folder / "pystandby-status.timer"
+    unit.write_text(text)
+    shutil.copy(SAMPLES / timer.name, timer)
+    assert systemd_objects_to(unit) == ""
+    assert systemd_objects_to(timer) == ""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read_string(text)
+    command = settings["Service"]["ExecStart"].split()
+    assert run(*command[1:], program=command[:1], env=environment(), as_server=False) == (0, "", "")
+    assert os.listdir(collected) == ["pystandby.prom"]
+    assert re.search(r"^pystandby_outstanding_segments\{.*\} 0$", (collected / "pystandby.prom").read_text(), re.MULTILINE)
+    # Another one would be refused, as far as this can tell.
+    timer.write_text("[Timer]\nOnBootSek=1min\n")
+    assert "OnBootSek" in systemd_objects_to(timer)
 
 
 def log_holders(standby: Server, log: Path) -> list[int]:

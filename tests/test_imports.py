@@ -24,6 +24,7 @@ OURS = {
     "pystandby.asker",
     "pystandby.exits",
     "pystandby.fetch",
+    "pystandby.journal",
     "pystandby.launch",
     "pystandby.memory",
     "pystandby.options",
