@@ -34,8 +34,11 @@ SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
 
+shell_waits = False
+"""Whether a shell waits for us (contrib/linux/pystandby), which ends us and starts another one when SIGUSR1 comes to it."""
+
 user_signal_came = False
-"""Whether SIGUSR1 came to the shell that waits for us (contrib/linux/pystandby) before we were there."""
+"""Whether SIGUSR1 came to that shell before we were there."""
 
 
 class SourceError(OSError):
