@@ -27,17 +27,17 @@ UNKNOWN = "unknown"
 class Verdict:
     """What a file is, one of the states above, and why, in words that fit behind its name.
 
-    ``offset`` is where in the file that begins, or, after judge_pages() found nothing, where the records end.
+    ``end`` is the offset behind its last record, where judge_pages() found nothing against it.
     """
 
-    __slots__ = ("offset", "reason", "segment_size", "state", "zeros")
+    __slots__ = ("end", "reason", "segment_size", "state", "zeros")
 
-    def __init__(self, state: str, reason: str = "", segment_size: int = 0, zeros: bool = False, offset: int = 0) -> None:
+    def __init__(self, state: str, reason: str = "", segment_size: int = 0, zeros: bool = False, end: int = 0) -> None:
         self.state = state
         self.reason = reason
         self.segment_size = segment_size
         self.zeros = zeros
-        self.offset = offset
+        self.end = end
 
 
 def judge_head(
@@ -112,10 +112,10 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str, at_rest: b
         return Verdict(WRONG, "has a first page that does not agree with its name", size)
     for number in range(right, pages):
         if addresses[number] == first.address + number * block:
-            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while a later page is there", size, offset=right * block)
+            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while a later page is there", size)
         # Only 9.3 leaves what a recycled segment held before behind XLOG_SWITCH; 9.4 and later fill it.
         if (heads[number] or timelines[number] or addresses[number]) and first.magic != wal.MAGIC_9_3:
-            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while old WAL stands behind it", size, offset=right * block)
+            return Verdict(UNFINISHED, f"has no page at offset {right * block} yet, while old WAL stands behind it", size)
     last = right - 1
     if right == pages:
         # PostgreSQL up to 10 gives the unused pages behind XLOG_SWITCH headers of their own.
@@ -123,25 +123,25 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str, at_rest: b
             last -= 1
     end = _last_record(content, last, block, first)
     if end.broken:
-        return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: {end.broken}", size, offset=end.offset)
+        return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: {end.broken}", size)
     hole = _hole(content, end.offset)
     if hole is not None:
-        return Verdict(UNFINISHED, f"has a hole at offset {hole}: the checksum of the record there is wrong", size, offset=hole)
+        return Verdict(UNFINISHED, f"has a hole at offset {hole}: the checksum of the record there is wrong", size)
     if end.reaches_end_of_page:
         if last == pages - 1:
             if end.is_switch:
-                return Verdict(WHOLE, segment_size=size, offset=end.offset)
+                return Verdict(WHOLE, segment_size=size, end=end.offset)
             zeros = not any(content[size - 8 : size]) or (not at_rest and _has_zero_sector(content, size))
-            return Verdict(DOUBTFUL, segment_size=size, zeros=zeros, offset=size)
+            return Verdict(DOUBTFUL, segment_size=size, zeros=zeros, end=size)
         if not end.is_switch:
-            return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: the rest is not written yet", size, offset=end.offset)
+            return Verdict(UNFINISHED, f"breaks off at offset {(last + 1) * block}: the rest is not written yet", size)
     elif not end.is_switch:
-        return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: the rest is not written yet", size, offset=end.offset)
+        return Verdict(UNFINISHED, f"breaks off at offset {end.offset}: the rest is not written yet", size)
     if not _is_zero(content, end.offset, (last + 1) * block):
-        return Verdict(UNFINISHED, f"has something other than zeros behind its end at offset {end.offset}", size, offset=end.offset)
+        return Verdict(UNFINISHED, f"has something other than zeros behind its end at offset {end.offset}", size)
     if not at_rest and _has_zero_sector(content, end.offset):
-        return Verdict(DOUBTFUL, segment_size=size, zeros=True, offset=end.offset)
-    return Verdict(WHOLE, segment_size=size, offset=end.offset)
+        return Verdict(DOUBTFUL, segment_size=size, zeros=True, end=end.offset)
+    return Verdict(WHOLE, segment_size=size, end=end.offset)
 
 
 def _leading_right_pages(
