@@ -19,7 +19,7 @@ else:
     _ParameterType = click.ParamType
 
 _FOLDERS = ("ARCHIVE", "ARCHIVE...", "ARCHIVELOCATION", "DIR")
-_FILES = ("%p", "FILE", "PROGRAM", "TRIGGERFILE", "XLOGFILEPATH")
+_FILES = ("%p", "FILE", "PATH...", "PROGRAM", "TRIGGERFILE", "XLOGFILEPATH")
 """Metavars of what is a path, for completion by a shell."""
 
 
@@ -112,6 +112,7 @@ def help_text() -> str:
         "  pystandby recovery-end [OPTION]...",
         "  pystandby trigger [OPTION]... smart|fast|cancel|show",
         "  pystandby check [OPTION]...",
+        "  pystandby verify [OPTION]... PATH...",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -443,6 +444,28 @@ def check(pgdata: str, bindir: "str | None", config_file: "str | None") -> int:
     return Check(Server(pgdata, bindir=bindir, config_file=config_file), click.echo).run()
 
 
+@click.command(
+    "verify",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+Each PATH is an archive's folder or a file of one; files may be compressed. Changes nothing. For example:
+  pystandby verify --records --pgdata /var/lib/postgresql/15/main /mnt/server/archive
+
+Exit status: 0, all is sound; 1, something is wrong, and said; 2, it could not be done; 200 and above,
+an error.""",
+)
+@click.option("--records", is_flag=True, help="read every record, and compare its checksum, as pg_waldump does")
+@click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", help="a standby's data directory: can it go on from here?")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@click.argument("paths", type=_Word(()), nargs=-1, required=True, metavar="PATH...")
+def verify(records: bool, pgdata: "str | None", as_json: bool, paths: "tuple[str, ...]") -> int:
+    """pystandby verify says whether an archive is whole, and from where to where a standby can be brought with it."""
+    from pystandby.verify import verify as verify_paths
+
+    return verify_paths(paths, every_record=records, pgdata=pgdata, as_json=as_json, tell=click.echo)
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
@@ -450,6 +473,7 @@ _VERBS: "dict[str, click.Command]" = {
     "demo": demo,
     "recovery-end": recovery_end,
     "trigger": trigger,
+    "verify": verify,
 }
 
 

@@ -6,15 +6,13 @@ Where pg_waldump and a server come to the end of WAL, by the rules of XLogDecode
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from pystandby import records, wal
 from pystandby.ready import lsn as _lsn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Checksum = Callable[[bytes | bytearray | memoryview, int], int]
+Checksum = Callable[[bytes | bytearray | memoryview, int], int]
+"""Takes data and the checksum of what stands before them, as wal.crc32c() does."""
 
 _HEADER = wal.RECORD.size
 _CRC_AT = 20
