@@ -449,7 +449,8 @@ def check(pgdata: str, bindir: "str | None", config_file: "str | None") -> int:
     cls=_Verb,
     context_settings=_HELP,
     epilog="""\
-Each PATH is an archive's folder or a file of one; files may be compressed. Changes nothing. For example:
+Each PATH is an archive's folder or a file of one; files may be compressed. It changes nothing.
+For example:
   pystandby verify --records --pgdata /var/lib/postgresql/15/main /mnt/server/archive
 
 Exit status: 0, all is sound; 1, something is wrong, and said; 2, it could not be done; 200 and above,

@@ -1,9 +1,6 @@
 """Is this archive sound, and how far could a standby be brought with it? Reads all of its files, and changes nothing.
 
-    Files         which names there are, sorted by timeline and position
-    Verification  each file by itself, then from record to record, timeline after timeline
-    report        what there is to say to a person, or to a program (docs/verify.md describes the fields)
-
+Each file by itself, then from record to record, timeline after timeline. docs/verify.md describes the output.
 For the verb of this name only; no restore loads it.
 """
 
@@ -12,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from pystandby import archive, asker, exits, osdep, ready, say, wal
+from pystandby import asker, exits, inventory, osdep, ready, say, wal
 from pystandby.exits import StandbyError
+from pystandby.inventory import Files, Timeline, Unreadable
 from pystandby.walreader import Break, Checksum, Reader
 
 _LARGEST_TEXT = 1 << 20
@@ -33,12 +31,10 @@ _SAMPLES = 64
 _NAMED = 5
 """Files that are named where there may be thousands."""
 
-_STEP = 4 << 20
-
 
 @dataclass
 class Problem:
-    """What is wrong with one file, ``name``, or with what should be in its place; ``lsn`` is where, None where that has no place."""
+    """What is wrong with the file ``name``, or with what should be in its place; ``lsn`` is where, None where that is nowhere."""
 
     name: str
     text: str
@@ -67,158 +63,6 @@ class Run:
             "to": ready.lsn(self.end),
             "segments": self.segments,
         }
-
-
-@dataclass
-class Timeline:
-    """What is there of a timeline: its segments' positions, rising, and by its history file where the ones before were left.
-
-    A position is the number that the last 16 digits of a segment's name are.
-    """
-
-    number: int
-    positions: list[int] = field(default_factory=list)
-    points: dict[int, int] = field(default_factory=dict)
-    has_history: bool = False
-
-    @property
-    def begins(self) -> int:
-        """The LSN at which it left the timeline before it; 0 where that is not known, or there is none."""
-        return max(self.points.values(), default=0)
-
-    @property
-    def parent(self) -> int | None:
-        """The timeline that it left."""
-        return max(self.points, default=None)
-
-    def owner(self, number: int, segment_size: int) -> int:
-        """The timeline of whose files a server that follows this one takes the segment of a number."""
-        begins = {self.number: self.begins}
-        ordered = sorted(self.points)
-        for before, timeline in zip([None, *ordered], ordered, strict=False):
-            begins[timeline] = self.points[before] if before is not None else 0
-        return max((timeline for timeline, lsn in begins.items() if lsn // segment_size <= number), default=self.number)
-
-    def name(self, position: int) -> str:
-        """The name of the segment at a position."""
-        return f"{self.number:08X}{position:016X}"
-
-
-class Files:
-    """The files of a folder, all of them or those that were named, sorted by what they are."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.timelines: dict[int, Timeline] = {}
-        self.partial: list[str] = []
-        self.histories: list[str] = []
-        self.backups: list[str] = []
-        self.others: list[str] = []
-        self.endings: dict[str, str] = {}
-        """The ending of each file that is compressed, by the name that it would have without."""
-        self.doubles: list[str] = []
-        self.count = 0
-
-    def add(self, names: Iterable[str]) -> None:
-        """Take names of files in."""
-        seen: dict[str, str] = {}
-        for name in names:
-            bare = archive.bare(name)
-            if wal.kind(bare) is None:
-                self.others.append(name)
-                continue
-            ending = name[len(bare) :]
-            if bare in seen:
-                order = ["", *archive.ENDINGS]
-                better, worse = sorted((ending, seen[bare]), key=order.index)
-                self.doubles.append(bare + worse)
-                ending = better
-            seen[bare] = ending
-        for bare in sorted(seen):
-            self._sort_in(bare, seen[bare])
-
-    def _sort_in(self, bare: str, ending: str) -> None:
-        self.count += 1
-        if ending:
-            self.endings[bare] = ending
-        kind = wal.kind(bare)
-        if kind == wal.SEGMENT:
-            self.timeline(wal.timeline(bare)).positions.append(int(bare[8:24], 16))
-        else:
-            {wal.PARTIAL: self.partial, wal.HISTORY: self.histories}.get(kind or "", self.backups).append(bare)
-
-    def timeline(self, number: int) -> Timeline:
-        """What there is of a timeline."""
-        return self.timelines.setdefault(number, Timeline(number))
-
-    def segments(self) -> list[str]:
-        """The names of all segments, by timeline and position."""
-        return [self.timelines[number].name(at) for number in sorted(self.timelines) for at in self.timelines[number].positions]
-
-    def open(self, name: str) -> archive.Entry:
-        """Open a file. Raises Unreadable."""
-        path = os.path.join(self.folder, name + self.endings.get(name, ""))
-        try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-            descriptor = os.open(path, osdep.O_READ)
-        except OSError as failure:
-            if failure.errno in osdep.OWN_SHORTAGE:
-                raise
-            raise Unreadable(f"cannot be read: {say.reason(failure)}") from failure
-        return archive.Entry(archive.PRESENT, None, descriptor, os.fstat(descriptor), self.endings.get(name, ""))
-
-    def head(self, name: str, size: int) -> bytes:
-        """The first bytes of what a file holds, or fewer if it has fewer. Raises Unreadable; StandbyError where a codec is missing."""
-        entry = self.open(name)
-        try:
-            return entry.head(size)
-        except OSError as failure:
-            raise _unreadable(failure) from failure
-        finally:
-            entry.close()
-
-    def content(self, name: str) -> bytearray:
-        """What a segment's file holds, up to a little more than it should. Raises as head()."""
-        entry = self.open(name)
-        content = bytearray()
-        limit = 0
-        try:
-            for piece in _pieces(entry):
-                content += piece
-                if not limit and len(content) >= wal.LONG_HEADER_SIZE:
-                    size = wal.FirstPage(bytes(content[: wal.LONG_HEADER_SIZE])).segment_size
-                    limit = size if wal.is_segment_size(size) else wal.LONG_HEADER_SIZE
-                if limit and len(content) > limit:
-                    break
-        except OSError as failure:
-            raise _unreadable(failure) from failure
-        finally:
-            entry.close()
-        return content
-
-
-class Unreadable(Exception):  # noqa: N818 - what is wrong with a file, not with us
-    """A file cannot be read, and why, in words that fit behind its name."""
-
-
-def _unreadable(failure: OSError) -> Unreadable:
-    # What compression.Damaged says is such words already.
-    return Unreadable(getattr(failure, "reason", "") or f"cannot be read: {say.reason(failure)}")
-
-
-def _pieces(entry: archive.Entry) -> Iterator[bytes]:
-    if entry.ending:
-        from pystandby import compression
-
-        yield from compression.expanded(entry.descriptor, entry.ending)
-        return
-    while True:
-        piece = os.read(entry.descriptor, _STEP)
-        if not piece:
-            return
-        yield piece
 
 
 @dataclass
@@ -272,6 +116,7 @@ class Verification:
                 self._timeline(self.files.timelines[number], progress)
             for name in self.files.partial:
                 self._partial(name)
+            self._left_out()
         else:
             for name in self.files.segments():
                 self._unknown(name)
@@ -380,11 +225,14 @@ class Verification:
         fork = timeline.begins // size
         track = _Track(Reader(self._checksum))
         expected: int | None = None
-        if timeline.points and fork > 0:
+        if timeline.points and fork > 0 and timeline.positions:
             before = self._kept[timeline.owner(fork - 1, size), fork - 1]
+            last = self._last_before(timeline, fork)
             if before.run is not None:
                 track = _Track(before.reader.copy(), Run(**vars(before.run)))
-                expected = fork
+            elif last is not None and last < fork - 1:
+                self._gap(self.files.timelines[timeline.owner(last + 1, size)], last + 1, fork - 1)
+            expected = None if last is None else fork
         for at, position in enumerate(timeline.positions):
             name = timeline.name(position)
             number = self._number(position)
@@ -412,6 +260,32 @@ class Verification:
         names = [wal.segment_name(timeline.number, number, self.segment_size) for number in (first, last)]
         text = "is missing" if first == last else f"to {names[1]} are missing ({last - first + 1} segments)"
         self._problem(names[0], text, first * self.segment_size)
+
+    def _last_before(self, timeline: Timeline, fork: int) -> int | None:
+        """The number of the last segment here of those that a server takes from the timelines before; None if there is none."""
+        size = self.segment_size
+        here = (
+            (number, older)
+            for older in timeline.points
+            if older in self.files.timelines
+            for number in map(self._number, reversed(self.files.timelines[older].positions))
+            if number < fork
+        )
+        return max((number for number, older in here if timeline.owner(number, size) == older), default=None)
+
+    def _left_out(self) -> None:
+        """Note what lies on timelines behind the point where another one left them."""
+        for number, timeline in sorted(self.files.timelines.items()):
+            parent = self.files.timelines.get(timeline.parent or 0)
+            if (
+                parent is not None
+                and parent.positions
+                and self._number(parent.positions[-1]) * self.segment_size >= timeline.begins
+            ):
+                self.notes.append(
+                    f"timeline {parent.number} goes on behind {ready.lsn(timeline.begins)}, where timeline {number} left it: a "
+                    f"server that follows timeline {number} does not replay that"
+                )
 
     def _close(self, track: _Track) -> None:
         """End a run: what follows does not go on from it."""
@@ -483,7 +357,8 @@ class Verification:
             if page.info & wal.LONG_HEADER and wal.is_segment_size(page.segment_size):
                 if page.system_identifier != self.system_identifier:
                     whose = "the standby's" if self.standby is not None else "most files' here"
-                    return f"is of another cluster: its system identifier is {page.system_identifier}, {whose} {self.system_identifier}"
+                    own = self.system_identifier
+                    return f"is of another cluster: its system identifier is {page.system_identifier}, {whose} {own}"
                 if page.segment_size != self.segment_size:
                     return (
                         f"is a segment of {_megabytes(page.segment_size)}, where the others have {_megabytes(self.segment_size)}"
@@ -565,12 +440,13 @@ class Verification:
 
     @property
     def newest_first(self) -> list[Run]:
-        """The runs, without those that another timeline's goes on from, from the newest timeline's last to the oldest one's first."""
+        """The runs, the newest timeline's last one first, without those that are the beginning of another timeline's."""
+        timelines = self.files.timelines
         whole = [
             run
             for run in self.runs
             if not any(
-                other.timeline > run.timeline and other.begin <= run.begin and other.first == run.first and other.end >= run.end
+                other.first == run.first and timelines[other.timeline].points.get(run.timeline, 0) >= run.end
                 for other in self.runs
             )
         ]
@@ -619,8 +495,10 @@ class Verification:
 
     def lines(self) -> Iterator[str]:
         """For a person: a line for each problem, then a summary."""
-        for problem in self.problems:
-            yield f"{problem.name}: {problem.text}"
+        for text, group in groupby(self.problems, lambda problem: problem.text):
+            names = [problem.name for problem in group]
+            more = f" to {names[-1]} ({len(names)} files)" if len(names) > 1 else ""
+            yield f"{names[0]}{more}: {text}"
         for note in self.notes:
             yield f"NOTE:  {note}"
         version = wal.MAGIC.get(self.magic)
@@ -674,29 +552,6 @@ def _plural(things: Any, word: str) -> str:
     return word if len(things) == 1 else f"{word}s"
 
 
-def _groups(paths: Iterable[str]) -> list[Files]:
-    """The files to verify: a group for each folder, in the order of the paths. Raises StandbyError."""
-    groups: list[Files] = []
-    single: dict[str, list[str]] = {}
-    for path in paths:
-        try:
-            if not stat.S_ISDIR(os.stat(path).st_mode):
-                folder, name = os.path.split(path)
-                single.setdefault(folder or ".", []).append(name)
-                continue
-            names = os.listdir(path)
-        except OSError as failure:
-            raise StandbyError(
-                exits.NOT_VERIFIED, f'"{path}" cannot be read: {say.reason(failure)}', "Nothing was verified."
-            ) from failure
-        groups.append(Files(path))
-        groups[-1].add(name for name in names if name[:1] != ".")
-    for folder, names in single.items():
-        groups.append(Files(folder))
-        groups[-1].add(dict.fromkeys(names))
-    return groups
-
-
 def _asker(pgdata: str) -> asker.Asker:
     """What knows how to read a data directory, wherever we are run."""
     found = asker.Asker("", os.path.join(os.path.abspath(pgdata), "pg_wal", "RECOVERYXLOG"))
@@ -719,7 +574,7 @@ def _standby(pgdata: str | None) -> Standby | None:
     return Standby(pgdata, identifier)
 
 
-def _checksum(many: bool) -> Checksum:
+def best_checksum(many: bool) -> Checksum:
     """The checksum of the package crc32c, or else our own: for ``many`` records with a word on how to get the other."""
     osdep.find_packages()
     try:
@@ -748,8 +603,8 @@ def verify(
     """
     try:
         standby = _standby(pgdata)
-        groups = _groups(paths)
-        checksum = _checksum(every_record)
+        groups = inventory.groups(paths)
+        checksum = best_checksum(every_record)
         found = []
         with _bar(sum(len(timeline.positions) for group in groups for timeline in group.timelines.values())) as bar:
             for group in groups:

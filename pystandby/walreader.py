@@ -121,7 +121,7 @@ class Reader:
         return last
 
     def _continue(self, view: memoryview, first: wal.FirstPage, page: int) -> tuple[int, bool]:
-        """Read a page's header, and the rest of a record that it begins with; return the offset behind, and whether all ends there.
+        """Read a page's header and the rest of a record that goes on there; return the offset behind, and whether all ends there.
 
         With XLOG_SWITCH all does: the rest of the segment is unused.
         """
