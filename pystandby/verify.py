@@ -205,6 +205,10 @@ class Verification:
         if found:
             identifier, self.segment_size, self.magic = max(found, key=lambda key: (found[key], key[0]))
             self.system_identifier = self.system_identifier or identifier
+            if self.magic not in wal.MAGIC:
+                self.notes.append(
+                    f"page magic {self.magic:04X} is that of no PostgreSQL known here, which goes up to {wal.NEWEST_KNOWN}"
+                )
 
     def _wanted(self) -> None:
         """Note behind which segments the reading is to be gone on with on another timeline, or in a partial segment."""
@@ -363,6 +367,8 @@ class Verification:
                     return (
                         f"is a segment of {_megabytes(page.segment_size)}, where the others have {_megabytes(self.segment_size)}"
                     )
+                if page.magic != self.magic:
+                    return f"has a page header with the magic {page.magic:04X}, where the others have {self.magic:04X}"
         verdict = ready.judge_head(head, len(content), segment)
         if verdict.state != ready.WHOLE:
             if len(content) > self.segment_size:

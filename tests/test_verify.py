@@ -1,4 +1,4 @@
-"""pystandby verify: sound archives of real servers are sound, damage is found where pg_waldump finds it, and bad input is said."""
+"""pystandby verify: real servers' archives are sound, damage is found where pg_waldump finds it, and bad input is said."""
 
 from __future__ import annotations
 
@@ -201,10 +201,10 @@ EXPLAINED = (
     "is of another cluster",
     "is not WAL of this platform",
     "of timeline",
-    "is too long",
+    "of 1048576 bytes",
     "has a header",
 )
-"""What verify finds beyond pg_waldump: it looks behind the end of the records, and at what the long header says of the cluster."""
+"""What verify finds beyond pg_waldump, which looks neither behind the last record nor at what the long header says."""
 
 
 def damage(folder: Path, name: str, other: str, kind: str, where: float) -> None:
@@ -261,8 +261,10 @@ def test_agrees_with_pg_waldump(version: int, shared_folder: Path) -> None:
             for name in [*window, *(["00000002.history"] if timeline == 2 else [])]:
                 shutil.copy(source / name, folder / name)
             which = min(which, len(window) - 1)
+            if kind == "remove":
+                # Without the first or the last one it is a shorter archive, and a sound one.
+                which = max(1, min(which, len(window) - 2))
             damage(folder, window[which], window[which - 1], kind, where)
-            left = names(folder, timeline)
             told = subprocess.run(
                 [waldump, "-p", folder, window[0], window[-1]],
                 check=False,
@@ -276,9 +278,6 @@ def test_agrees_with_pg_waldump(version: int, shared_folder: Path) -> None:
             checked.run()
             said = [(problem.lsn, problem.text) for problem in checked.problems]
             noted = [(max(lsns(note, size)), note) for note in checked.notes if "is not full" in note]
-            if left != window and window[-1] not in left:
-                # The last one is not there: to verify, which is not told where to end, that is no gap.
-                return
             if told.returncode:
                 outcomes["error"] += 1
                 assert said or noted, (kind, told.stderr)
@@ -549,7 +548,7 @@ def test_interrupted_on_a_terminal(large: Path) -> None:
     process = subprocess.Popen(
         [PYSTANDBY, "verify", large],
         stdin=theirs,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=theirs,
         start_new_session=True,
         env=environment(TERM="xterm"),
