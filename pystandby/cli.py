@@ -453,8 +453,8 @@ Each PATH is an archive's folder or a file of one; files may be compressed. It c
 For example:
   pystandby verify --records --pgdata /var/lib/postgresql/15/main /mnt/server/archive
 
-Exit status: 0, all is sound; 1, something is wrong, and said; 2, it could not be done; 200 and above,
-an error.""",
+Exit status: 0, all is sound; 1, something is wrong, and said; 2, it could not be done; 200 and
+above, an error.""",
 )
 @click.option("--records", is_flag=True, help="read every record, and compare its checksum, as pg_waldump does")
 @click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", help="a standby's data directory: can it go on from here?")

@@ -301,18 +301,12 @@ class Verification:
         """Verify one segment, and go on from the one before it."""
         base = number * self.segment_size
         found = self._judged(name, name)
-        if isinstance(found, str):
-            self._problem(name, found, base)
+        wrong = found if isinstance(found, str) else self._stray(timeline, wal.FirstPage(bytes(found[0][: wal.LONG_HEADER_SIZE])))
+        if wrong or isinstance(found, str):
+            self._problem(name, wrong, base)
             self._close(track)
-            track.reader = Reader(self._checksum)
             return
         content, verdict = found
-        page = wal.FirstPage(bytes(content[: wal.LONG_HEADER_SIZE]))
-        stray = self._stray(timeline, page)
-        if stray:
-            self._problem(name, stray, base)
-            self._close(track)
-            track.reader = Reader(self._checksum)
         if track.run is None:
             track.reader = Reader(self._checksum)
             track.run = Run(timeline.number, name, base, base, 0)
