@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +45,7 @@ def check(*arguments: Argument) -> Result:
     return run("verify", *arguments, as_server=False, deadline=240)
 
 
-def found(*arguments: Argument) -> tuple[Result, dict[str, object]]:
+def found(*arguments: Argument) -> tuple[Result, dict[str, Any]]:
     """The result, and the only archive in what --json prints."""
     result = check("--json", *arguments)
     assert result.stderr == "", result.stderr
@@ -59,7 +60,6 @@ def problems(*arguments: Argument) -> list[tuple[str, str]]:
     """File and message of each thing that is wrong."""
     result, archive = found(*arguments)
     listed = archive["problems"]
-    assert isinstance(listed, list)
     assert result.status == (1 if listed else 0)
     return [(problem["file"], problem["message"]) for problem in listed]
 
@@ -131,7 +131,7 @@ def test_the_segment_current_at_a_crash_is_no_damage(wal: RealWal, tmp_path: Pat
     for options in ((), ("--records",)):
         result, said = found(*options, archive)
         assert (result.status, said["problems"]) == (0, [])
-        assert any(re.search(f"{crashed.name}, the newest of its timeline, is not full", str(note)) for note in said["notes"])  # type: ignore[attr-defined]
+        assert any(re.search(f"{crashed.name}, the newest of its timeline, is not full", str(note)) for note in said["notes"])
 
 
 @each_version
@@ -178,7 +178,7 @@ def test_a_plain_file_beside_a_compressed_one(archive: Path) -> None:
     (archive / f"{name}.gz").write_bytes(b"nonsense")
     _, said = found(archive)
     assert said["problems"] == []
-    assert f"1 file beside another form of the same file, which a restore takes instead: {name}.gz" in said["notes"]  # type: ignore[operator]
+    assert f"1 file beside another form of the same file, which a restore takes instead: {name}.gz" in said["notes"]
 
 
 # Damage, and pg_waldump -----------------------------------------------------------------------------------------------
@@ -327,7 +327,6 @@ def test_stops_at_the_record_where_pg_waldump_stops(version: int, shared_folder:
         {"file": path.name, "lsn": lsn_text(victim), "message": f"has a record at {lsn_text(victim)} with a wrong checksum"}
     ]
     ranges = said["ranges"]
-    assert isinstance(ranges, list)
     assert ranges[-1]["to"] == lsn_text(victim)
     assert ranges[-1]["first_segment"] == listed[0]
 
@@ -339,7 +338,7 @@ def test_a_gap(archive: Path) -> None:
     (archive / listed[20]).unlink()
     assert problems(archive) == [(listed[10], f"to {listed[12]} are missing (3 segments)"), (listed[20], "is missing")]
     _, said = found(archive)
-    assert [one["first_segment"] for one in said["ranges"]] == [listed[21], listed[13], listed[0]]  # type: ignore[attr-defined]
+    assert [one["first_segment"] for one in said["ranges"]] == [listed[21], listed[13], listed[0]]
 
 
 def test_a_gap_before_a_fork(archive: Path) -> None:
@@ -409,10 +408,10 @@ def test_backup_history_files(archive: Path) -> None:
 
     (archive / name).write_bytes(content(listed[2], listed[3]))
     _, said = found(archive)
-    assert (said["problems"], [note for note in said["notes"] if "backup" in str(note)]) == ([], [])  # type: ignore[attr-defined]
+    assert (said["problems"], [note for note in said["notes"] if "backup" in str(note)]) == ([], [])
     gone = f"{listed[0][:-2]}00"
     (archive / name).write_bytes(content(gone, listed[3]))
-    assert any("segments of that base backup" in str(note) for note in found(archive)[1]["notes"])  # type: ignore[attr-defined]
+    assert any("segments of that base backup" in str(note) for note in found(archive)[1]["notes"])
     (archive / name).write_bytes(b"nonsense")
     assert problems(archive) == [(name, "does not say where a base backup began and ended")]
 
@@ -428,11 +427,10 @@ def test_after_a_failover_and_a_standby_that_follows(scene: Scene) -> None:
     standby = scene.standby(settings={**LATEST, **scene.seen_at_once})
     result, said = found("--records", "--pgdata", standby.data_directory, scene.archive)
     assert (result.status, said["problems"]) == (0, [])
-    (reach,) = said["ranges"]  # type: ignore[misc]
+    (reach,) = said["ranges"]
     assert reach["timeline"] == 2
     assert reach["first_segment"] == scene.stock.names[0]
     plan = said["standby"]
-    assert isinstance(plan, dict)
     assert (plan["first_segment"], plan["to"], plan["timeline"]) == (scene.stock.names[0], reach["to"], 2)
     standby.begin()
     column = "pg_last_wal_replay_lsn()"
@@ -441,7 +439,6 @@ def test_after_a_failover_and_a_standby_that_follows(scene: Scene) -> None:
     # Cleaned up as far as it has come, it can go on; without its segment it cannot.
     _, said = found("--pgdata", standby.data_directory, scene.archive)
     plan = said["standby"]
-    assert isinstance(plan, dict)
     control = subprocess.run(
         [standby.installation.program("pg_controldata"), standby.data_directory],
         check=False,
@@ -501,7 +498,7 @@ def test_what_is_no_file(archive: Path) -> None:
     assert said["00000003.history"] == "is a directory"
     assert said[f"{listed[0]}.00000028.backup"] == "is no regular file"
     assert len(said) == 6
-    assert "1 file of a name that no server asks for: notes.txt" in found(archive)[1]["notes"]  # type: ignore[operator]
+    assert "1 file of a name that no server asks for: notes.txt" in found(archive)[1]["notes"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
