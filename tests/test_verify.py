@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import real_wal, segments
 from support.branches import LATEST, make_branch
@@ -201,6 +201,15 @@ def behind_the_last_record(printed: str, size: int) -> int:
     return begun + int(length) + (int(length) // 8000 + 2) * 40
 
 
+def dump(waldump: Path, folder: Path, window: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """Have pg_waldump read some segments; None where it does not come to an end, as on some damage to the first one."""
+    command = [waldump, "-p", folder, window[0], window[-1]]
+    try:
+        return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace", timeout=5)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 KINDS = ("flip", "flip a header", "zero a page", "zero 512 bytes", "copy a page", "zero the rest", "cut", "swap", "remove")
 
 EXPLAINED = (
@@ -254,7 +263,13 @@ def test_agrees_with_pg_waldump(version: int, shared_folder: Path) -> None:
     size = 1 << 20
     outcomes = {"error": 0, "none": 0}
 
-    @settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=60,
+        phases=(Phase.explicit, Phase.generate),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(
         st.sampled_from(KINDS),
         st.sampled_from((1, 1, 2)),
@@ -275,20 +290,15 @@ def test_agrees_with_pg_waldump(version: int, shared_folder: Path) -> None:
                 # Without the first or the last one it is a shorter archive, and a sound one.
                 which = max(1, min(which, len(window) - 2))
             damage(folder, window[which], window[which - 1], kind, where)
-            told = subprocess.run(
-                [waldump, "-p", folder, window[0], window[-1]],
-                check=False,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=60,
-            )
+            told = dump(waldump, folder, window)
             (files,) = inventory.groups([str(folder)])
             checked = verify.Verification(files, verify.best_checksum(True), every_record=True)
             checked.run()
             said = [(problem.lsn, problem.text) for problem in checked.problems]
             noted = [(max(lsns(note, size)), note) for note in checked.notes if "is not full" in note]
-            if told.returncode:
+            if told is None:
+                assert said, kind
+            elif told.returncode:
                 outcomes["error"] += 1
                 assert said or noted, (kind, told.stderr)
                 # Where it has read nothing, it does not say what is wrong.
