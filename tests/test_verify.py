@@ -203,7 +203,7 @@ def behind_the_last_record(printed: str, size: int) -> int:
 
 def dump(waldump: Path, folder: Path, window: list[str]) -> subprocess.CompletedProcess[str] | None:
     """Have pg_waldump read some segments; None where it does not come to an end, as on some damage to the first one."""
-    command = [waldump, "-p", folder, window[0], window[-1]]
+    command: list[str | Path] = [waldump, "-p", folder, window[0], window[-1]]
     try:
         return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace", timeout=5)
     except subprocess.TimeoutExpired:
@@ -303,7 +303,7 @@ def test_agrees_with_pg_waldump(version: int, shared_folder: Path) -> None:
                 assert said or noted, (kind, told.stderr)
                 # Where it has read nothing, it does not say what is wrong.
                 if told.stdout:
-                    stopped = max(*lsns(told.stderr, size), behind_the_last_record(told.stdout, size))
+                    stopped = max([*lsns(told.stderr, size), behind_the_last_record(told.stdout, size)])
                     assert min(lsn for lsn, _ in said + noted if lsn is not None) <= stopped, (kind, told.stderr, said, noted)
             else:
                 outcomes["none"] += 1
