@@ -187,7 +187,7 @@ def test_a_plain_file_beside_a_compressed_one(archive: Path) -> None:
 def lsns(text: str, size: int) -> list[int]:
     """The LSNs in an error of pg_waldump: as such, and up to 15 as a segment with an offset."""
     positions = [int(high, 16) << 32 | int(low, 16) for high, low in re.findall(r"\b([0-9A-F]+)/([0-9A-F]+)\b", text)]
-    for name, offset in re.findall(r"segment ([0-9A-F]{24}), offset (\d+)", text):
+    for name, offset in re.findall(r'(?:segment|file) "?([0-9A-F]{24})"?, offset (\d+)', text):
         positions.append(segments.number(name, size) * size + int(offset))
     return positions
 
