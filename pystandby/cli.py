@@ -22,7 +22,7 @@ else:
     _ParameterType = click.ParamType
 
 _FOLDERS = ("ARCHIVE", "ARCHIVE...", "ARCHIVELOCATION", "DIR")
-_FILES = ("%p", "FILE", "PROGRAM", "TRIGGERFILE", "XLOGFILEPATH")
+_FILES = ("%p", "FILE", "PATH...", "PROGRAM", "TRIGGERFILE", "XLOGFILEPATH")
 """Metavars of what is a path, for completion by a shell."""
 
 
@@ -117,6 +117,7 @@ def help_text() -> str:
         "  pystandby status [OPTION]...",
         "  pystandby report [OPTION]...",
         "  pystandby check [OPTION]...",
+        "  pystandby verify [OPTION]... PATH...",
         "  pystandby demo [OPTION]...",
         "",
         *_options_help([*rows, ("V", "version", "", "output version information, then exit")]),
@@ -627,6 +628,29 @@ def report(pgdata: "str | None", archive: "str | None", output: str, hours: "int
     return 0
 
 
+@click.command(
+    "verify",
+    cls=_Verb,
+    context_settings=_HELP,
+    epilog="""\
+Each PATH is an archive's folder or a file of one; files may be compressed. It changes nothing.
+For example:
+  pystandby verify --records --pgdata /var/lib/postgresql/15/main /mnt/server/archive
+
+Exit status: 0, all is sound; 1, something is wrong, and said; 2, it could not be done; 200 and
+above, an error.""",
+)
+@click.option("--records", is_flag=True, help="read every record, and compare its checksum, as pg_waldump does")
+@click.option("-D", "--pgdata", type=_Word(()), metavar="DIR", help="a standby's data directory: can it go on from here?")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@click.argument("paths", type=_Word(()), nargs=-1, required=True, metavar="PATH...")
+def verify(records: bool, pgdata: "str | None", as_json: bool, paths: "tuple[str, ...]") -> int:
+    """pystandby verify says whether an archive is whole, and from where to where a standby can be brought with it."""
+    from pystandby.verify import verify as verify_paths
+
+    return verify_paths(paths, every_record=records, pgdata=pgdata, as_json=as_json, tell=click.echo)
+
+
 _VERBS: "dict[str, click.Command]" = {
     "archive": archive,
     "archive-cleanup": archive_cleanup,
@@ -636,6 +660,7 @@ _VERBS: "dict[str, click.Command]" = {
     "report": report,
     "status": status,
     "trigger": trigger,
+    "verify": verify,
 }
 
 
@@ -667,12 +692,12 @@ def main(arguments: "list[str]") -> int:
 
 
 def _run_verb(verb: str, words: "list[str]") -> int:
-    if verb not in _VERBS or argv.is_restore(words):
+    if argv.is_restore(words):
         raise StandbyError(
             exits.USAGE,
-            f'"{verb}" restores nothing' if verb in _VERBS else f'this version of pystandby has no verb "{verb}"',
+            f'"{verb}" restores nothing',
             f'To restore from an archive of that name, write "./{verb}".',
-            f'Try "pystandby {f"{verb} " if verb in _VERBS else ""}--help" for more information.',
+            f'Try "pystandby {verb} --help" for more information.',
         )
     with _VERBS[verb].make_context(f"pystandby {verb}", words) as context:
         return int(_VERBS[verb].invoke(context) or 0)

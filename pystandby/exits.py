@@ -29,6 +29,15 @@ NOT_DONE = 1
 """archive-cleanup and recovery-end: a WARNING for a server, which goes on. Above 125 recovery_end_command would take a server
 that has just been promoted down (ExecuteRecoveryCommand() in src/backend/access/transam/xlogarchive.c)."""
 
+SOUND = 0
+"""verify: nothing is wrong with what was given. A person or a script reads this and the next two; no server does."""
+
+NOT_SOUND = 1
+"""verify: something is wrong, and said."""
+
+NOT_VERIFIED = 2
+"""verify: it could not be done: no such archive, no such data directory, a codec is missing."""
+
 # From here on: FATAL for a server ("could not restore file ... from archive"), which stops with all its data and can be started
 # again once the cause is mended; for pg_rewind, an error.
 

@@ -25,15 +25,19 @@ UNKNOWN = "unknown"
 
 
 class Verdict:
-    """What a file is, one of the states above, and why, in words that fit behind its name."""
+    """What a file is, one of the states above, and why, in words that fit behind its name.
 
-    __slots__ = ("reason", "segment_size", "state", "zeros")
+    ``end`` is the offset behind its last record, where judge_pages() found nothing against it.
+    """
 
-    def __init__(self, state: str, reason: str = "", segment_size: int = 0, zeros: bool = False) -> None:
+    __slots__ = ("end", "reason", "segment_size", "state", "zeros")
+
+    def __init__(self, state: str, reason: str = "", segment_size: int = 0, zeros: bool = False, end: int = 0) -> None:
         self.state = state
         self.reason = reason
         self.segment_size = segment_size
         self.zeros = zeros
+        self.end = end
 
 
 def judge_head(
@@ -126,9 +130,9 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str, at_rest: b
     if end.reaches_end_of_page:
         if last == pages - 1:
             if end.is_switch:
-                return Verdict(WHOLE, segment_size=size)
+                return Verdict(WHOLE, segment_size=size, end=end.offset)
             zeros = not any(content[size - 8 : size]) or (not at_rest and _has_zero_sector(content, size))
-            return Verdict(DOUBTFUL, segment_size=size, zeros=zeros)
+            return Verdict(DOUBTFUL, segment_size=size, zeros=zeros, end=size)
         if not end.is_switch:
             return Verdict(UNFINISHED, f"breaks off at offset {(last + 1) * block}: the rest is not written yet", size)
     elif not end.is_switch:
@@ -136,8 +140,8 @@ def judge_pages(content: "bytes | bytearray | memoryview", name: str, at_rest: b
     if not _is_zero(content, end.offset, (last + 1) * block):
         return Verdict(UNFINISHED, f"has something other than zeros behind its end at offset {end.offset}", size)
     if not at_rest and _has_zero_sector(content, end.offset):
-        return Verdict(DOUBTFUL, segment_size=size, zeros=True)
-    return Verdict(WHOLE, segment_size=size)
+        return Verdict(DOUBTFUL, segment_size=size, zeros=True, end=end.offset)
+    return Verdict(WHOLE, segment_size=size, end=end.offset)
 
 
 def _leading_right_pages(

@@ -27,7 +27,7 @@ def first_damaged(content: "Content", offsets: "list[int]") -> "int | None":
     for offset in offsets:
         if offset < covered:
             continue
-        begin = _begin(content, first.block_size, offset)
+        begin = begin_of(content, first.block_size, offset)
         if begin is None:
             continue
         length = _length(content, begin)
@@ -51,7 +51,7 @@ def torn_end(content: "Content", following: bytes) -> bool:
     first = wal.FirstPage(bytes(content[: wal.LONG_HEADER_SIZE]))
     if wal.record_header_size(first.magic) != _HEADER or len(following) < wal.LONG_HEADER_SIZE:
         return False
-    begin = _begin(content, first.block_size, first.segment_size - 1)
+    begin = begin_of(content, first.block_size, first.segment_size - 1)
     if begin is None:
         return False
     length = _length(content, begin)
@@ -69,7 +69,7 @@ def torn_end(content: "Content", following: bytes) -> bool:
     return len(record) == length and not _is_right(record)
 
 
-def _begin(content: "Content", block: int, offset: int) -> "int | None":
+def begin_of(content: "Content", block: int, offset: int) -> "int | None":
     """Where the record around an offset begins; None if that is in the segment before."""
     page = offset // block
     while True:
@@ -123,22 +123,4 @@ def _aligned(length: int) -> int:
 def _is_right(record: bytes) -> bool:
     """Whether a record bears the checksum of its data and of its header, in this order."""
     (stated,) = wal.RECORD_LENGTH.unpack(record[_CRC_AT:_HEADER])
-    return bool(_crc32c(record[_HEADER:] + record[:_CRC_AT]) == stated)
-
-
-def _crc32c(data: bytes) -> int:
-    table = _table()
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _table() -> "list[int]":
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (wal.CRC32C_POLYNOMIAL if crc & 1 else 0)
-        table.append(crc)
-    return table
+    return bool(wal.crc32c(record[_HEADER:] + record[:_CRC_AT]) == stated)

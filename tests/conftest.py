@@ -36,3 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def standby(tmp_path: Path) -> Standby:
     """A server in recovery mode, of version 16, with an empty archive."""
     return Standby(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of pytest-xdist, each of which has a base temporary folder below it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-wal"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -214,7 +214,6 @@ CASES: list[tuple[list[str], str]] = [
     (["--on-failure=stop", "A", "N", "P"], 'invalid value "stop" for option --on-failure: .* abort, end-recovery'),
     (["--on-new-timeline=x", "A", "N", "P"], 'invalid value "x" for option --on-new-timeline: .* wait, stop'),
     (["-d", "demo"], "missing argument NEXTWALFILE"),
-    (["verify", "N", "P"], 'this version of pystandby has no verb "verify"'),
     (["demo", "--unknown"], 'unknown option "--unknown"'),
     (["demo", "more"], "got unexpected extra argument.*"),
     (["demo", "--seconds", "0"], 'invalid value "0" for option --seconds: .*'),

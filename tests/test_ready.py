@@ -39,15 +39,6 @@ NOT_WHOLE = exits.ARCHIVE_UNAVAILABLE
 """With --wait never, of a segment that is there and not whole: it is not absent, so recovery does not end there."""
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of pytest-xdist, each of which has a base temporary folder below it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-wal"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 @pytest.fixture
 def wal(request: pytest.FixtureRequest, shared_folder: Path) -> RealWal:
     """What a real cluster has written."""

@@ -126,8 +126,8 @@ class _Maker:
                 "autovacuum": False,
                 "wal_level": "replica",
                 "synchronous_commit": True,
-                "max_wal_size": "64MB" if self.small else "256MB",
-                "min_wal_size": "32MB" if self.small else "80MB",
+                "max_wal_size": "64MB" if self.small else f"{max(256, 4 * self.segment_mb)}MB",
+                "min_wal_size": "32MB" if self.small else f"{max(80, 2 * self.segment_mb)}MB",
             }
         )
         self.cluster.start()
