@@ -65,7 +65,7 @@ def _main(arguments: "list[str]", launcher: str) -> int:
     if launcher:
         osdep.heed_quit()
         shell, _, asked = launcher.partition(" ")
-        osdep.shell_waits = True
+        osdep.waiting_shell = int(shell)
         osdep.user_signal_came = asked == "asked"
         if str(os.getppid()) != shell:
             # It was ended by a signal that could not reach us yet.

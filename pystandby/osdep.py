@@ -34,8 +34,9 @@ SHARED_FOLDERS = os.name == "posix"
 """Whether a mode can say that everybody may write to a folder."""
 
 
-shell_waits = False
-"""Whether a shell waits for us (contrib/linux/pystandby), which ends us and starts another one when SIGUSR1 comes to it."""
+waiting_shell = 0
+"""The process id of the shell that waits for us (contrib/linux/pystandby), which ends us when SIGUSR1 comes to it, and tells
+another of us; 0 without one."""
 
 user_signal_came = False
 """Whether SIGUSR1 came to that shell before we were there."""
@@ -232,6 +233,10 @@ if sys.platform == "win32":
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Windows has no SIGUSR1."""
 
+    def pass_user_signal_on() -> bool:
+        """False: see on_user_signal()."""
+        return False
+
     def heed_quit() -> None:
         """Windows has no SIGQUIT."""
 
@@ -361,6 +366,13 @@ else:
         _signal.signal(_signal.SIGUSR1, lambda number, frame: handler())
         if user_signal_came:
             handler()
+
+    def pass_user_signal_on() -> bool:
+        """Send SIGUSR1 to the shell that waits for us, unless it has told us; whether that was done."""
+        if not waiting_shell or user_signal_came or os.getppid() != waiting_shell:
+            return False
+        os.kill(waiting_shell, _signal.SIGUSR1)
+        return True
 
     def heed_quit() -> None:
         """Die of SIGQUIT, the postmaster's immediate shutdown, which a shell has its background commands ignore."""

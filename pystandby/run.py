@@ -24,8 +24,8 @@ asked for."""
 _BRIEFLY = 1.0
 """Seconds that a file may take to prove that it rests even where nothing is waited for, and to be copied without a word."""
 
-_SIGNALLED_BOTH = 0.1
-"""Seconds that the shell which waits for us has to end us, when SIGUSR1 came to both."""
+_PASSED_ON = 2.0
+"""Seconds that the shell which waits for us has to end us, when SIGUSR1 has come."""
 
 _AT_ONCE = 0.1
 """Seconds of waiting for which no watch is set up: that takes as long."""
@@ -171,9 +171,9 @@ class _Restore:
         if self.signalled:
             smart = "SIGUSR1 (fast failover)"
             if self.is_segment:
-                if osdep.shell_waits and not osdep.user_signal_came:
-                    # Whoever signals both: the shell is about to end us, and the next one would say it all again.
-                    time.sleep(_SIGNALLED_BOTH)
+                if osdep.pass_user_signal_on():
+                    # To be ended: who signals both of us would else be told of the end of recovery twice.
+                    time.sleep(_PASSED_ON)
                 raise self._end(smart)
         path = self.options.trigger
         if path is not None:
