@@ -33,7 +33,7 @@ SOUND = 0
 """verify: nothing is wrong with what was given. A person or a script reads this and the next two; no server does."""
 
 NOT_SOUND = 1
-"""verify: something is wrong, and said."""
+"""verify: something is wrong, and is said in words; as pg_waldump and pg_verifybackup have it."""
 
 NOT_VERIFIED = 2
 """verify: it could not be done: no such archive, no such data directory, a codec is missing."""
