@@ -61,13 +61,12 @@ class Asker:
                 self.data_directory = parent if version is not None else None
             if self.data_directory is not None:
                 self.standby_mode = in_standby_mode(self.data_directory or "")
-                # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the
-                # startup process itself.
-                self._leader = osdep.process_group()
-            if self._leader is not None:
-                self._leader_started = osdep.started(self._leader)
             self._postmaster = self._postmaster_lines()[:3] or None
             self._postmaster_started = self._started_postmaster()
+            if self.data_directory is not None:
+                self._leader = osdep.startup_process(self._postmaster_pid())
+            if self._leader is not None:
+                self._leader_started = osdep.started(self._leader)
         elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
             version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
             if version is not None:
@@ -152,8 +151,12 @@ class Asker:
 
     def _started_postmaster(self) -> "str | None":
         """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
+        pid = self._postmaster_pid()
+        return osdep.started(pid) if pid is not None else None
+
+    def _postmaster_pid(self) -> "int | None":
         pid = (self._postmaster or [b""])[0].strip().lstrip(b"-")
-        return osdep.started(int(pid)) if pid.isdigit() else None
+        return int(pid) if pid.isdigit() else None
 
     def promoted(self) -> bool:
         """Whether the server that asked has come up: its startup process has ended, its postmaster takes connections."""

@@ -23,6 +23,7 @@ READY = "ready"
 ABSENT = archive.ABSENT
 UNAVAILABLE = archive.UNAVAILABLE
 UNREADABLE = archive.UNREADABLE
+IN_USE = "in use"
 UNFINISHED = ready.UNFINISHED
 WRONG = ready.WRONG
 SETTLING = "settling"
@@ -208,7 +209,9 @@ class Fetcher:
                 "",
                 "Remove it from the archive, then start the server.",
             )
-        rested = self._rest(status)
+        if osdep.is_open_for_writing(self._path):
+            return self._in_use()
+        rested = self._rest(status, entry.descriptor)
         try:
             # What a compressed one holds is seen only when it is copied.
             found = self._judge_content(entry.descriptor, status.st_size, rested) if not entry.ending else None
@@ -217,7 +220,7 @@ class Fetcher:
                 found.rested = rested
                 return found
         except osdep.SourceError as failure:
-            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+            return self._unread(failure)
         return self._copy_and_judge(entry, status, rested)
 
     @property
@@ -309,6 +312,8 @@ class Fetcher:
                     return unfit
             else:
                 copy.fill(entry.descriptor, status.st_size)
+            if osdep.is_open_for_writing(self._path):
+                return self._in_use()
             changed = _signature(os.fstat(entry.descriptor)) != _signature(status)
             if changed or (not entry.ending and copy.size != status.st_size):
                 return Found(SETTLING, _MOMENT)
@@ -322,7 +327,7 @@ class Fetcher:
             keep = found.copy is not None
             return found
         except osdep.SourceError as failure:
-            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+            return self._unread(failure)
         except OSError as failure:
             return self.destination_failure(failure)
         except MemoryError:
@@ -453,7 +458,7 @@ class Fetcher:
 
     def _warn_by_hand(self, copy: Copy) -> None:
         """Say what a server would have been spared; a person gets the file by its size, as from pg_standby."""
-        head = os.pread(copy.descriptor, wal.LONG_HEADER_SIZE, 0) if hasattr(os, "pread") else b""
+        head = _read_at(copy.descriptor, wal.LONG_HEADER_SIZE, 0)
         verdict = ready.judge_head(head, copy.size, self._name)
         if verdict.state == ready.WHOLE:
             verdict = self._judge_pages(copy, at_rest=True)
@@ -465,9 +470,9 @@ class Fetcher:
                 "To have it refused, use --verify pages; to do without this warning, --verify size.",
             )
 
-    def _rest(self, status: os.stat_result) -> float:
-        """For how many seconds a file has not changed, by our own looks and by its times."""
-        changed = osdep.changed_at(status)
+    def _rest(self, status: os.stat_result, descriptor: int) -> float:
+        """For how many seconds an open file has not changed, by our own looks and by its times."""
+        changed = osdep.changed_at(status, descriptor)
         # The archive's server may have a clock of its own, behind ours.
         age = time.time() - changed - _SKEW if changed is not None else 0.0
         return max(self._unchanged(_signature(status)), age)
@@ -524,6 +529,8 @@ class Fetcher:
 
     def _unknown(self, entry: archive.Entry) -> Found:
         assert entry.failure is not None
+        if osdep.is_in_use(entry.failure):
+            return self._in_use()
         why = say.reason(entry.failure)
         if entry.state == UNREADABLE:
             return Found(
@@ -542,6 +549,15 @@ class Fetcher:
         )
         found.rested = self._unchanged((-1,))
         return found
+
+    def _in_use(self) -> Found:
+        """What to say of a file that may still be being written, or that nobody else may read for the time being."""
+        return Found(IN_USE, min(_LONG_MOMENT, self._options.sleep), f'"{self._path}" is held open by another program')
+
+    def _unread(self, failure: osdep.SourceError) -> Found:
+        if osdep.is_in_use(failure):
+            return self._in_use()
+        return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
 
     def _failure(self, status: int, what: str, failure: OSError) -> Found:
         found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")

@@ -6,7 +6,20 @@ import time
 from pystandby import archive, exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
-from pystandby.fetch import ABSENT, DELAYED, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
+from pystandby.fetch import (
+    ABSENT,
+    DELAYED,
+    FAILED,
+    IN_USE,
+    READY,
+    SETTLING,
+    UNAVAILABLE,
+    UNFINISHED,
+    UNREADABLE,
+    WRONG,
+    Fetcher,
+    Found,
+)
 from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
@@ -336,7 +349,7 @@ class _Restore:
                 # It has come: MAXWAITTIME is for what has not.
                 self.give_up_at = time.monotonic() + found.seconds + self.options.max_wait
             return None if self.may_wait else self._not_there(smart)
-        if found.state in (UNAVAILABLE, UNREADABLE):
+        if found.state in (UNAVAILABLE, UNREADABLE, IN_USE):
             return self._unknown(found, smart)
         if found.state == UNFINISHED and smart and self.may_wait:
             return self._smart_at_unfinished(found, smart)
@@ -452,7 +465,7 @@ class _Restore:
         if self.ended:
             say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
             return exits.END_OF_RECOVERY
-        if smart and self.may_wait and found.state == UNREADABLE:
+        if smart and self.may_wait and found.state != UNAVAILABLE:
             self._warn_once(
                 f"{found.message}, and the end of recovery is asked for",
                 "What is there was asked for as well, so it is waited for.",
@@ -645,13 +658,12 @@ class _Restore:
                 return
             self.waiter.patiently(self.waiter.arm, self.options.sleep, self._meanwhile)
         until = time.monotonic() + self.seconds
+        if self.give_up_at is not None:
+            until = min(until, self.give_up_at)
         while True:
-            left = until - time.monotonic()
-            if self.give_up_at is not None:
-                left = min(left, self.give_up_at - time.monotonic())
-            woken = self.waiter.wait(min(left, self.options.sleep))
+            woken = self.waiter.wait(min(until - time.monotonic(), self.options.sleep, osdep.HEARTBEAT))
             self.asker.alive()
-            if (woken and not self.failures) or left <= self.options.sleep:
+            if (woken and not self.failures) or time.monotonic() >= until:
                 return
             # Between two tries of a copy that failed, only what asks for the end at once counts: it raises.
             if self._asked_to_end() and not self.failures:
@@ -683,7 +695,7 @@ class _Restore:
         """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
         if found.state == SETTLING:
             return
-        if found.state != UNFINISHED:
+        if found.state not in (UNFINISHED, IN_USE):
             self.unfinished_since = 0.0
         elif self.may_wait:
             # What cp is in the middle of is nothing to talk about.
@@ -707,12 +719,16 @@ class _Restore:
             say.log(f'archive "{self.options.archivelocation}" can be read again')
         if before == UNREADABLE and found.state != UNAVAILABLE:
             say.log(f"{self.name} in the archive can be read")
+        elif before == IN_USE and found.state != UNAVAILABLE:
+            say.log(f"{self.name} in the archive is not held open by another program any more")
         elif before == UNFINISHED and found.state == READY:
             say.log(f"{self.name} in the archive is whole")
         if found.state == UNREADABLE and (self.may_wait or self.asker.standby_mode):
             self._warn_once(found.message, self._waits_for(), found.hint)
         elif found.state == UNFINISHED and self.may_wait:
             say.log(found.message, found.detail, found.hint)
+        elif found.state == IN_USE and self.may_wait:
+            say.log(found.message, f"It may still be being written. {self._waits_for()}")
         elif found.state == DELAYED:
             say.debug(f"{self.name} is held back for {found.seconds:.0f} seconds (--delay)")
             if found.message:
