@@ -35,8 +35,16 @@ from typing import NamedTuple
 
 from support import segments
 
-PYSTANDBY = Path(sys.executable).with_name("pystandby")
-"""The installed console script."""
+Argument = str | Path
+"""One word of a command line."""
+
+IS_WINDOWS = sys.platform == "win32"
+
+PYSTANDBY = Path(sysconfig.get_path("scripts")) / ("pystandby.exe" if IS_WINDOWS else "pystandby")
+"""The installed executable."""
+
+PROGRAM: Sequence[Argument] = [sys.executable, "-m", "pystandby"] if IS_WINDOWS else [PYSTANDBY]
+"""What is run."""
 
 DEADLINE = 60.0
 """Seconds after which something that should happen at once is taken to have failed; generous, because machines stall."""
@@ -45,9 +53,6 @@ RECOVERYXLOG = "pg_wal/RECOVERYXLOG"
 RECOVERYHISTORY = "pg_wal/RECOVERYHISTORY"
 
 NO_RESTART_POINT = "0" * 24
-
-Argument = str | Path
-"""One word of a command line."""
 
 
 class Result(NamedTuple):
@@ -60,16 +65,24 @@ class Result(NamedTuple):
 
 def environment(**changes: str | None) -> dict[str, str]:
     """What a restore_command finds in its environment: the postmaster's. A change to None leaves the variable out."""
+    of_system = {name: os.environ[name] for name in _OF_WINDOWS if name in os.environ}
     found: dict[str, str | None] = {
+        **of_system,
         "HOME": os.environ.get("HOME", "/"),
         "LANG": "C.UTF-8",
         "LC_MESSAGES": "C",
-        "PATH": f"{PYSTANDBY.parent}{os.pathsep}{os.defpath}",
+        "PATH": f"{PYSTANDBY.parent}{os.pathsep}{_SYSTEM_PATH}",
         "PG_GRANDPARENT_PID": "1",
         "TZ": "UTC",
         **changes,
     }
     return {variable: value for variable, value in found.items() if value is not None}
+
+
+_SYSTEM_PATH = os.environ["PATH"] if IS_WINDOWS else os.defpath
+
+_OF_WINDOWS = ("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA")
+"""Without these, programs of Windows do not even find its libraries."""
 
 
 class Running:
@@ -83,17 +96,20 @@ class Running:
         stdout: int | None = None,
         stderr: int | None = None,
     ) -> None:
-        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment() if env is None else dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=self._stdout if stdout is None else stdout,
-            stderr=self._stderr if stderr is None else stderr,
-            start_new_session=True,
-        )
+        # By name: on Windows who reads through the command's own open file moves the place where that writes.
+        self._output = tempfile.TemporaryDirectory(prefix="output-", ignore_cleanup_errors=IS_WINDOWS)
+        self._stdout = Path(self._output.name) / "stdout"
+        self._stderr = Path(self._output.name) / "stderr"
+        with self._stdout.open("wb") as own_stdout, self._stderr.open("wb") as own_stderr:
+            self.process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment() if env is None else dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=own_stdout if stdout is None else stdout,
+                stderr=own_stderr if stderr is None else stderr,
+                start_new_session=True,
+            )
 
     def __enter__(self) -> Running:
         return self
@@ -102,8 +118,7 @@ class Running:
         if self.process.poll() is None:
             self.kill()
             self.process.wait()
-        self._stdout.close()
-        self._stderr.close()
+        self._output.cleanup()
 
     @property
     def pid(self) -> int:
@@ -112,12 +127,12 @@ class Running:
     @property
     def stderr(self) -> str:
         """What it has written to stderr so far."""
-        return _content(self._stderr.fileno())
+        return _content(self._stderr)
 
     @property
     def stdout(self) -> str:
         """What it has written to stdout so far."""
-        return _content(self._stdout.fileno())
+        return _content(self._stdout)
 
     @property
     def has_ended(self) -> bool:
@@ -129,7 +144,10 @@ class Running:
 
     def kill(self) -> None:
         """Kill the whole of it, as the kernel may at any moment: shell, Python and what looks ahead."""
-        os.killpg(self.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            self.process.kill()
+        else:
+            os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def python(self) -> int:
@@ -201,14 +219,14 @@ def start(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> Running:
     """Start a command in the background. ``as_server``: with the umask and the ignored signals of a server's child."""
     command = [*program, *arguments]
-    if as_server:
+    if as_server and not IS_WINDOWS:
         command = ["/bin/sh", "-c", 'umask 077; trap "" INT PIPE; exec "$@"', "sh", *command]
     return Running(command, cwd, env, stdout, stderr)
 
@@ -217,7 +235,7 @@ def run(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -270,11 +288,11 @@ class StartupProcess:
         self._process.kill()
         self._process.wait()
 
-    def run(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,), deadline: float = DEADLINE) -> Result:
+    def run(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM, deadline: float = DEADLINE) -> Result:
         """Run a command to its end; death by a signal comes as the shell's 128 + signal."""
         return self.start(*arguments, program=program).result(deadline)
 
-    def start(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,)) -> Call:
+    def start(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM) -> Call:
         """Start a command; the next one starts when it has ended."""
         self._calls += 1
         file = Path(self._folder.name) / str(self._calls)
@@ -438,6 +456,6 @@ class Standby:
         return sorted(os.listdir(self.archive))
 
 
-def _content(descriptor: int) -> str:
-    size = os.fstat(descriptor).st_size
-    return os.pread(descriptor, size, 0).decode(errors="surrogateescape")
+def _content(file: Path) -> str:
+    text = file.read_bytes().decode(errors="surrogateescape")
+    return text.replace("\r\n", "\n") if IS_WINDOWS else text
