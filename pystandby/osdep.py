@@ -21,6 +21,9 @@ O_READ = os.O_RDONLY | O_CLOEXEC | O_BINARY | getattr(os, "O_NONBLOCK", 0) | get
 OWN_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Failures that say something about this machine and nothing about the file: no descriptors left, no memory left."""
 
+CLOCK_BEHIND = 60.0
+"""Seconds by which the clock of another machine, a file server, may be behind ours: younger files have to be seen at rest."""
+
 _CHUNK = 1 << 20
 
 BYTE_ORDER = sys.byteorder
@@ -421,6 +424,16 @@ if sys.platform == "win32":
             return None
         return max(status.st_mtime, (answer[3] - _EPOCH) / 1e7)
 
+    def clock_behind(path: str) -> float:
+        """Seconds by which the clock of a file's file system may be behind ours: none for a disk of this machine's."""
+        import ctypes
+
+        drive = os.path.splitdrive(os.path.realpath(path))[0]
+        kind = ctypes.windll.kernel32.GetDriveTypeW(ctypes.c_wchar_p(f"{drive}\\"))
+        return 0.0 if kind == _DRIVE_FIXED else CLOCK_BEHIND
+
+    _DRIVE_FIXED = 3
+
     def write_message(text: str, on_terminal: bool) -> None:
         """Write a message to stderr, as the server's startup process writes its own: in the system's ANSI code page.
 
@@ -666,6 +679,10 @@ else:
         The inode change time cannot be set back, as cp -p and rsync -t set the modification time.
         """
         return max(status.st_mtime, status.st_ctime)
+
+    def clock_behind(path: str) -> float:
+        """Seconds by which the clock of a file's file system may be behind ours: it may be another machine's."""
+        return CLOCK_BEHIND
 
     def write_message(text: str, on_terminal: bool) -> None:
         """Write a message to stderr, with the names of files in it, in any encoding or none, as they are."""

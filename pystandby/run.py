@@ -116,6 +116,7 @@ class _Restore:
         self.seconds = 0.0
         self.hanging_since = 0.0
         self.unfinished_since = 0.0
+        self.settles_by = 0.0
         self.signalled = False
         self.warned: set[str] = set()
 
@@ -144,6 +145,7 @@ class _Restore:
                 self.fetcher.takes_unfinished = (bool(smart) and self.may_wait) or rests
                 self.fetcher.takes_young = bool(smart) or self.ended or self.fetcher.takes_young
                 self.fetcher.takes_at_once = (bool(smart) and self._was_handed_over()) or rests
+                self.fetcher.takes_again = self.ended
                 found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
@@ -343,7 +345,7 @@ class _Restore:
             return self._failed(found)
         self.failures = 0
         if found.state == SETTLING:
-            return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_whole(found, smart)
+            return None if self.may_wait or self._may_settle(found.seconds) else self._not_whole(found, smart)
         if found.state == DELAYED:
             if self.give_up_at is not None:
                 # It has come: MAXWAITTIME is for what has not.
@@ -440,7 +442,7 @@ class _Restore:
             return self._not_there("")
         if self.memory is not None and not self.fetcher.takes_unfinished:
             # Known to rest from the next look on, at the earliest: a promotion waits for what a copy under way may still bring.
-            self.memory.rests(self.name, self._appearance())
+            self.memory.rests(self.name, self.fetcher.appearance())
             smart = ""
         return self._not_there(smart)
 
@@ -449,14 +451,19 @@ class _Restore:
         if not self.asker.standby_mode or self.may_wait or self.memory is None or not self.is_segment:
             return False
         resting = self.memory.resting()
-        return resting is not None and resting[:2] == (self.name, self._appearance()) and resting[2] >= self.options.sleep
+        if resting is None or resting[:2] != (self.name, self.fetcher.appearance()):
+            return False
+        self.fetcher.recall(resting[1], resting[2])
+        return resting[2] >= self.options.sleep
 
-    def _appearance(self) -> str:
-        """What changes when the archive's file does, as one word."""
-        status = self.fetcher.archive.status(self.name)
-        if status is None:
-            return ""
-        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    def _may_settle(self, seconds: float) -> bool:
+        """Whether a file may take so many seconds to prove that it rests where nothing is waited for.
+
+        Each call of a server in standby mode finds what the one before has seen of it; pg_rewind and a person do not ask again.
+        """
+        self.settles_by = self.settles_by or time.monotonic() + seconds + _BRIEFLY
+        asks_again = self.asker.standby_mode and self.memory is not None
+        return seconds <= _BRIEFLY or (not asks_again and time.monotonic() + seconds <= self.settles_by)
 
     def _unknown(self, found: Found, smart: str) -> "int | None":
         """The archive, or the file, cannot be read: unknown is not absent."""
