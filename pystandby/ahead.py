@@ -38,9 +38,36 @@ _ROOM_LEFT = 1 << 30
 """Bytes that the spool leaves free on the file system of pg_wal; with small segments, sixteen of them."""
 
 
-def run(options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
+_STATE = "PYSTANDBY_LOOK_AHEAD"
+"""The variable that hands the state of a restore to a process of its own."""
+
+
+def run(options: Options, asker: Asker, segment_size: int) -> None:
     """Be the child, to its end; at once if another is there. ``options`` are those of the restore just done."""
-    _Child(options, asker, memory, segment_size).run()
+    _Child(options, asker, Memory(options.xlogfilepath, asker.identity), segment_size).run()
+
+
+def elsewhere(options: Options, asker: Asker, segment_size: int) -> "tuple[str, dict[str, str]]":
+    """What another process needs to do run(): the code that it runs, and variables of its environment."""
+    import pickle
+
+    # It will not be where relative names lead to the same files. Who asks is known from here: it has other parents.
+    state = pickle.dumps((options.in_full(os.path.abspath), asker.in_full(os.path.abspath), segment_size))
+    return "from pystandby import ahead; ahead.run_elsewhere()", {_STATE: state.hex()}
+
+
+def run_elsewhere() -> None:
+    """Do what elsewhere() has prepared, away from the data directory, which could not be removed while this is in it."""
+    import pickle
+    import sys
+
+    options, asker, segment_size = pickle.loads(bytes.fromhex(os.environ.pop(_STATE)))
+    osdep.use_standard_descriptors()
+    os.chdir(os.path.splitdrive(sys.executable)[0] + os.sep)
+    try:
+        run(options, asker, segment_size)
+    finally:
+        os._exit(0)
 
 
 class _Child:

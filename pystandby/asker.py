@@ -8,6 +8,10 @@ import os
 from pystandby import osdep, wal
 from pystandby.exits import SERVER_GONE, SERVER_STOPPING, StandbyError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SERVER = "server"
 PG_REWIND = "pg_rewind"
 PERSON = "person"
@@ -73,6 +77,14 @@ class Asker:
                 self.kind = PG_REWIND
                 self.data_directory = parent
         self.server_version = version_number(version)
+
+    def in_full(self, full: "Callable[[str], str]") -> "Asker":
+        """The same with the data directory's path made ``full``, for a process that has another current directory."""
+        other = Asker.__new__(Asker)
+        for attribute in Asker.__slots__:
+            setattr(other, attribute, getattr(self, attribute))
+        other.data_directory = full(self.data_directory or ".") if self.data_directory is not None else None
+        return other
 
     def alive(self) -> None:
         """Return while the server that asked is there and running; for others always.

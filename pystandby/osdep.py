@@ -390,12 +390,57 @@ if sys.platform == "win32":
         """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
         raise OSError(errno.ENOSYS, "not supported on Windows")
 
-    def end_helper(pid: int, kill: bool) -> None:
-        """End a process of ours; there is none: see fork()."""
+    def start_helper(work: "Callable[[], None]", elsewhere: "Callable[[], tuple[str, dict[str, str]]]") -> None:
+        """Do ``work`` in a process that outlives us, holds none of our files open, and ends with it. Raises OSError.
 
-    def fork(work: "Callable[[], None]") -> None:
-        """Raise OSError: Windows cannot fork."""
-        raise OSError(errno.ENOSYS, "no fork on Windows")
+        Windows cannot fork: a Python of its own runs the code that ``elsewhere`` returns, with these variables in its environment
+        and our sys.path. It begins in our current directory, which it should leave: nobody can remove one that somebody is in.
+        """
+        import subprocess
+
+        code, variables = elsewhere()
+        # A venv's python.exe is one process more, that only waits for another.
+        python = getattr(sys, "_base_executable", "") or sys.executable
+        # Without a handle of ours, or the server's log would wait for its last writer; no console of its own, nor ours.
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        process = subprocess.Popen(
+            [python, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+            close_fds=True,
+            creationflags=flags,
+            env={**os.environ, **variables},
+        )
+        # It is to outlive us, and a warning that it does would be no news.
+        process.returncode = 0
+
+    def end_helper(pid: int, kill: bool) -> None:
+        """End a process of ours, which start_helper() started; another that has got its number since is left alone."""
+        if pid <= 0 or pid == os.getpid():
+            return
+        try:
+            handle = _winapi.OpenProcess(_QUERY_LIMITED_INFORMATION | _TERMINATE, False, pid)
+        except OSError:
+            return
+        try:
+            # Neither has anything to do that may not be broken off.
+            if _image(handle) == _image(_winapi.GetCurrentProcess()):
+                _winapi.TerminateProcess(handle, 0)
+        except OSError:
+            pass
+        finally:
+            _winapi.CloseHandle(handle)
+
+    _TERMINATE = 0x1
+
+    def _image(process: int) -> str:
+        """The path of the program that a process runs. Raises OSError."""
+        import ctypes
+
+        path = ctypes.create_unicode_buffer(32768)
+        size = ctypes.c_uint32(len(path))
+        query = ctypes.windll.kernel32.QueryFullProcessImageNameW
+        if not query(ctypes.c_void_p(process), 0, path, ctypes.byref(size)):
+            raise ctypes.WinError()
+        return os.path.normcase(path.value)
 
     def free_bytes(path: str) -> int:
         """How many bytes we may still write to the file system of a path. Raises OSError."""
@@ -626,8 +671,11 @@ else:
         """Send SIGUSR1, which has the postmaster look for a promote file. Raises OSError."""
         os.kill(pid, _signal.SIGUSR1)
 
-    def fork(work: "Callable[[], None]") -> None:
-        """Do ``work`` in a child that outlives us, holds none of our files open, and ends with it. Raises OSError."""
+    def start_helper(work: "Callable[[], None]", elsewhere: "Callable[[], tuple[str, dict[str, str]]]") -> None:
+        """Do ``work`` in a process that outlives us, holds none of our files open, and ends with it. Raises OSError.
+
+        ``elsewhere`` is for systems that cannot fork.
+        """
         if os.fork() != 0:
             return
         try:

@@ -561,13 +561,18 @@ class _Restore:
                 # That of an earlier run: the executable's shell sees only that there is one.
                 assert self.memory is not None
                 self.memory.forget_refusal()
-                osdep.fork(lambda: self._look_ahead(found.segment_size))
+                size = found.segment_size
+                osdep.start_helper(lambda: self._look_ahead(size), lambda: self._look_ahead_elsewhere(size))
 
     def _look_ahead(self, segment_size: int) -> None:
         from pystandby import ahead
 
-        assert self.memory is not None
-        ahead.run(self.options, self.asker, self.memory, segment_size)
+        ahead.run(self.options, self.asker, segment_size)
+
+    def _look_ahead_elsewhere(self, segment_size: int) -> "tuple[str, dict[str, str]]":
+        from pystandby import ahead
+
+        return ahead.elsewhere(self.options, self.asker, segment_size)
 
     def _hurry(self, long: bool) -> None:
         if long:
