@@ -40,7 +40,7 @@ test-pgpool:
 	exec "$$environment/bin/python" .ci/test.py --pgpool $(PYTESTARGS)
 
 test-windows:
-	@sh .ci/debian_packages windows && environment=$$(sh .ci/environment test) && \
+	@sh .ci/debian_packages windows && environment=$$(sh .ci/environment test-windows) && \
 	exec "$$environment/bin/python" .ci/test.py --windows $(PYTESTARGS)
 
 bench:

@@ -60,7 +60,7 @@ def fill(stage: Path) -> None:
     for file in python.glob("python*._pth"):
         file.unlink()
     shutil.copytree(parts / "wheels", stage / "wheels")
-    for built in (stage / "dist").glob("*.whl"):
+    for built in (stage / "dist" / "windows").glob("*.whl"):
         shutil.copy(built, stage / "wheels")
     (stage / "kept").mkdir()
     for version in SERVERS:

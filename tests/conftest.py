@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     installed = Path(pystandby.__file__).resolve()
-    if Path(sys.prefix).resolve() not in installed.parents or not (PYSTANDBY.exists() or IS_WINDOWS):
+    if Path(sys.prefix).resolve() not in installed.parents or not PYSTANDBY.exists():
         pytest.exit(f"the installed pystandby is to be tested, not {installed}", returncode=4)
     matrix.configure(config)
     if IS_WINDOWS:

@@ -43,9 +43,6 @@ IS_WINDOWS = sys.platform == "win32"
 PYSTANDBY = Path(sysconfig.get_path("scripts")) / ("pystandby.exe" if IS_WINDOWS else "pystandby")
 """The installed executable."""
 
-PROGRAM: Sequence[Argument] = [sys.executable, "-m", "pystandby"] if IS_WINDOWS else [PYSTANDBY]
-"""What is run."""
-
 DEADLINE = 60.0
 """Seconds after which something that should happen at once is taken to have failed; generous, because machines stall."""
 
@@ -219,7 +216,7 @@ def start(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = PROGRAM,
+    program: Sequence[Argument] = (PYSTANDBY,),
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -235,7 +232,7 @@ def run(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = PROGRAM,
+    program: Sequence[Argument] = (PYSTANDBY,),
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -288,11 +285,11 @@ class StartupProcess:
         self._process.kill()
         self._process.wait()
 
-    def run(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM, deadline: float = DEADLINE) -> Result:
+    def run(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,), deadline: float = DEADLINE) -> Result:
         """Run a command to its end; death by a signal comes as the shell's 128 + signal."""
         return self.start(*arguments, program=program).result(deadline)
 
-    def start(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM) -> Call:
+    def start(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,)) -> Call:
         """Start a command; the next one starts when it has ended."""
         self._calls += 1
         file = Path(self._folder.name) / str(self._calls)
