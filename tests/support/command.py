@@ -135,6 +135,14 @@ class Running:
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
+    def output_is_free(self) -> bool:
+        """On Windows: whether no process has its output open any more, what it has started included."""
+        try:
+            self._stderr.rename(self._stderr.with_name("free"))
+        except OSError:
+            return False
+        return True
+
     def signal(self, number: signal.Signals) -> None:
         """Signal the process that was started, which is the executable's shell."""
         self.process.send_signal(number)
@@ -333,27 +341,42 @@ class Call:
 
 
 class Installation:
-    """An installation of its own, made of links to the tested one's dependencies and a copy of its package, to be damaged."""
+    """An installation of its own, made of links to the tested one's dependencies and a copy of its package, to be damaged.
+
+    On Windows, where users may not make links, of copies, the interpreter's included.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.bin = folder / "bin"
-        self.pystandby = self.bin / "pystandby"
-        self.python = self.bin / "python"
+        self.bin = folder / PYSTANDBY.parent.name
+        self.pystandby = self.bin / PYSTANDBY.name
         self.site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
         self.package = self.site / "pystandby"
         self.bin.mkdir(parents=True)
         self.site.mkdir(parents=True)
-        self.python.symlink_to(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+        interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+        if IS_WINDOWS:
+            self.python = folder / interpreter.name
+            without_packages = shutil.ignore_patterns("site-packages", "Scripts", "__pycache__")
+            shutil.copytree(interpreter.parent, folder, ignore=without_packages, dirs_exist_ok=True)
+            shutil.copy(PYSTANDBY, self.bin)
+        else:
+            self.python = self.bin / "python"
+            self.python.symlink_to(interpreter)
+            shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
         for script in PYSTANDBY.parent.glob("pystandby*"):
+            if script.suffix == ".exe":
+                continue
             copy = Path(shutil.copy(script, self.bin))
             first, rest = copy.read_text().split("\n", 1)
             if "python" in first:
                 copy.write_text(f"#!{self.python}\n{rest}")
         installed = Path(sysconfig.get_path("purelib"))
         shutil.copytree(installed / "pystandby", self.package)
-        for package in ("click", "watchdog"):
-            (self.site / package).symlink_to(installed / package)
+        for package in ("click", "watchdog", *(["colorama"] if IS_WINDOWS else [])):
+            if IS_WINDOWS:
+                shutil.copytree(installed / package, self.site / package)
+            else:
+                (self.site / package).symlink_to(installed / package)
 
     def run(self, *arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None, deadline: float = DEADLINE) -> Result:
         return run(*arguments, cwd=cwd, env=env, program=[self.pystandby], deadline=deadline)
@@ -412,7 +435,8 @@ class Standby:
         self.restored = self.data.restored
         self.trigger = folder / "trigger" / "failover"
         self.trigger.parent.mkdir(mode=0o700)
-        self.options: list[Argument] = []
+        # Windows' default is to wait until the file has rested for some seconds: tests of that say so.
+        self.options: list[Argument] = ["--stable", "0"] if IS_WINDOWS else []
 
     def put(self, name: str, content: bytes | None = None) -> bytes:
         """Put a file into the archive, by default a full segment of that name; return its content."""
