@@ -367,9 +367,9 @@ class Installation:
             if script.suffix == ".exe":
                 continue
             copy = Path(shutil.copy(script, self.bin))
-            first, rest = copy.read_text().split("\n", 1)
+            first, rest = copy.read_text(encoding="utf-8").split("\n", 1)
             if "python" in first:
-                copy.write_text(f"#!{self.python}\n{rest}")
+                copy.write_text(f"#!{self.python}\n{rest}", encoding="utf-8")
         installed = Path(sysconfig.get_path("purelib"))
         shutil.copytree(installed / "pystandby", self.package)
         for package in ("click", "watchdog", *(["colorama"] if IS_WINDOWS else [])):

@@ -1,23 +1,63 @@
 """Which system the tests run on, and what of them is not for Windows.
 
-A test that is POSIX's by nature is marked with the reason, alone or with its whole module:
+A test that is POSIX's by nature says so itself, alone or with its whole module:
 
-    @pytest.mark.posix("signals")
+    @pytest.mark.posix("why it is not for Windows")
 
-On Windows it is deselected, and the end of the run says how many were for each reason. A module that cannot even be imported there,
-because what it needs is POSIX's, stands in MODULES.
+So does a test whose code, or that of the functions of its module that it calls, has one of WORDS in it: what only POSIX systems
+have. On Windows it is left out, and the end of the run says how many were, and why. Modules of which nothing can run there stand in
+MODULES, and are not even imported.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+import types
 from collections import Counter
 from typing import Any
 
 import pytest
 
-MODULES: dict[str, str] = {}
+_ON_LINUX = "on servers of Linux; tests/windows/test_server_*.py runs those of Windows"
+
+MODULES: dict[str, str] = {
+    "test_cluster.py": "the demonstration's servers are Linux's",
+    "test_completion.py": "bash, zsh and fish",
+    "test_contrib.py": "contrib/linux; tests/windows has contrib/windows",
+    "test_contrib_ssh.py": "contrib/linux",
+    "test_demo.py": "the demonstration's servers are Linux's",
+    "test_launcher.py": "the executable is a shell script; tests/windows/test_executable.py is about that of Windows",
+    "test_matrix.py": _ON_LINUX,
+    "test_outage_on_servers.py": _ON_LINUX,
+    "test_pg_rewind.py": _ON_LINUX,
+    "test_pgpool_failover.py": "Pgpool-II",
+    "test_pgpool_recovery.py": "Pgpool-II",
+    "test_postgres_scenarios.py": _ON_LINUX,
+    "test_recovery_settings.py": _ON_LINUX,
+    "test_segment_sizes.py": _ON_LINUX,
+    "test_server_statuses.py": _ON_LINUX,
+    "test_signals_on_servers.py": "signals",
+    "test_standby_mode.py": _ON_LINUX,
+    "test_warm_standby.py": _ON_LINUX,
+}
 """The modules of tests/ that are not for Windows, and why."""
+
+FIXTURES = {"stock": _ON_LINUX, "stock16": _ON_LINUX, "scene": _ON_LINUX, "server": _ON_LINUX}
+"""What tests ask for that is Linux's."""
+
+WORDS = {
+    r"mkfifo": "FIFOs",
+    r"symlink_to|os\.symlink|readlink": "symbolic links, which users of Windows may not make",
+    r"chmod|geteuid|getuid|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
+    r"SIG[A-Z]+[0-9]?\b|killpg|os\.kill\(|\.signal\(": "signals",
+    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bpty\b": "other means of POSIX: /proc, /dev, limits, a shell, a terminal",
+    r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
+    r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
+    r"os\.fchown|fcntl": "locks and owners of open files",
+}
+"""Regular expressions of what is POSIX's, and what that is."""
 
 
 def system() -> str:
@@ -36,6 +76,32 @@ def system() -> str:
     return f"UNDER WINE {wine_version().decode()}, which is not Windows but passes itself off as {windows}"
 
 
+def reason_against(item: pytest.Item) -> str:
+    """Why a test is not for Windows; empty if it is."""
+    mark = item.get_closest_marker("posix")
+    if mark:
+        return str(mark.args[0])
+    if item.get_closest_marker("windows"):
+        return ""
+    for fixture in getattr(item, "fixturenames", ()):
+        if fixture in FIXTURES:
+            return FIXTURES[fixture]
+    function = getattr(item, "function", None)
+    code = _code(function, set()) if function else ""
+    return next((reason for word, reason in WORDS.items() if re.search(word, code)), "")
+
+
+def _code(function: types.FunctionType, seen: set[str]) -> str:
+    """The source of a function and of those of its module that it uses, without comments that go before."""
+    text = inspect.getsource(function)
+    for name in function.__code__.co_names:
+        used = function.__globals__.get(name)
+        if isinstance(used, types.FunctionType) and used.__module__ == function.__module__ and name not in seen:
+            seen.add(name)
+            text += _code(used, seen)
+    return text
+
+
 class NotForWindows:
     """The plugin that leaves tests out on Windows, and says at the end how many and why."""
 
@@ -44,11 +110,11 @@ class NotForWindows:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        found = [(item, item.get_closest_marker("posix")) for item in items]
-        left_out = [item for item, mark in found if mark]
-        self._left_out.update(mark.args[0] for _, mark in found if mark)
+        found = [(item, reason_against(item)) for item in items]
+        left_out = [item for item, reason in found if reason]
+        self._left_out.update(reason for _, reason in found if reason)
         if left_out:
-            items[:] = [item for item, mark in found if not mark]
+            items[:] = [item for item, reason in found if not reason]
             config.hook.pytest_deselected(items=left_out)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -16,7 +16,6 @@ may be left, and no log may hold what no log should (see Scene.close).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -41,7 +40,7 @@ from pystandby.cluster import (
     shell_words,
     temporary_folder,
 )
-from support import segments
+from support import kept, segments
 from support.command import PYSTANDBY, Argument
 from support.installations import installation_named, version_of
 
@@ -559,8 +558,7 @@ def _stock(server: str, segment_mb: int, tmp_path_factory: pytest.TempPathFactor
         # Every worker has a folder of its own in this one.
         base = base.parent
     target = base / f"stock-{server}-{segment_mb}"
-    with (base / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with kept.locked(base / f"{target.name}.lock"):
         if not target.exists():
             _make_stock(server, segment_mb, target)
     found = json.loads((target / "stock.json").read_text())

@@ -36,10 +36,14 @@ def by_shell(command: str, cwd: Path) -> int:
     return subprocess.run(f'cmd.exe /c "{command}"', check=False, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL).returncode
 
 
-def restore(installed: Installation, standby: Standby, name: str = NAME) -> Result:
-    # Nor with a Python's folder in PATH, from which another would take its code.
+def run_in(standby: Standby, installed: Installation, *words: Argument) -> Result:
+    # No Python's folder in PATH, from which a damaged one would take its code.
     env = environment(PATH=os.path.join(os.environ["SYSTEMROOT"], "system32"))
-    return installed.run(*standby.command(name, "-r", "0", "--look-ahead", "0"), cwd=standby.data.path, env=env)
+    return installed.run(*words, cwd=standby.data.path, env=env)
+
+
+def restore(installed: Installation, standby: Standby) -> Result:
+    return run_in(standby, installed, *standby.command(NAME, "-r", "0", "--look-ahead", "0"))
 
 
 # --- what it is ---------------------------------------------------------------------------------------------------------
@@ -171,9 +175,9 @@ def test_what_cannot_start_stops_a_server_and_does_not_promote_it(installed: Ins
     if damage is not _interpreter_without_its_code:
         assert "ERROR:  " in result.stderr or "Fatal Python error" in result.stderr
     words: list[Argument] = ["archive", NAME, RECOVERYXLOG]
-    assert not 0 <= installed.run(*words, cwd=standby.data.path).status <= 125
+    assert not 0 <= run_in(standby, installed, *words).status <= 125
     (standby.archive / NAME).rename(standby.folder / "to-archive")
-    archived = installed.run("archive", standby.archive, standby.folder / "to-archive", NAME, cwd=standby.data.path)
+    archived = run_in(standby, installed, "archive", standby.archive, standby.folder / "to-archive", NAME)
     assert archived.status == 1, archived
     assert standby.archived() == []
 
