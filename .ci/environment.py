@@ -354,7 +354,7 @@ class Environment:
         state = digest(("pyproject.toml",))
         if self._stamp["requirements"].get(target) == state:
             return
-        project = self._read_pyproject()
+        project = read_pyproject(self.python)
         requirements = [line for extra in extras for line in project["project"]["optional-dependencies"][extra]]
         for group in groups:
             requirements += expand_group(project["dependency-groups"], group)
@@ -365,21 +365,22 @@ class Environment:
         self._stamp["requirements"][target] = state
         self._save()
 
-    def _read_pyproject(self) -> dict[str, Any]:
-        # Asked of the environment's Python: ours may be 3.10, without tomllib; there, hatchling has brought tomli
-        # along.
-        program = """if True:
-            import json, sys
-            try:
-                import tomllib
-            except ImportError:
-                import tomli as tomllib
-            with open(sys.argv[1], "rb") as file:
-                print(json.dumps(tomllib.load(file)))
-        """
-        command: list[str | Path] = [self.python, "-I", "-c", program, CLONE / "pyproject.toml"]
-        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return answer
+
+def read_pyproject(python: str | Path) -> dict[str, Any]:
+    """Return what pyproject.toml says, read by the environment's Python."""
+    # Ours may be 3.10, without tomllib; there, hatchling has brought tomli along.
+    program = """if True:
+        import json, sys
+        try:
+            import tomllib
+        except ImportError:
+            import tomli as tomllib
+        with open(sys.argv[1], "rb") as file:
+            print(json.dumps(tomllib.load(file)))
+    """
+    command: list[str | Path] = [python, "-I", "-c", program, CLONE / "pyproject.toml"]
+    answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return answer
 
 
 def expand_group(groups: dict[str, list[Any]], name: str) -> list[str]:

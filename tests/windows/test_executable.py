@@ -88,10 +88,14 @@ def test_statuses_arrive(standby: Standby, program: list[Argument]) -> None:
 
 def test_the_shell_passes_them_on(standby: Standby) -> None:
     standby.put(NAME)
-    words = subprocess.list2cmdline(["--stable", "0", "--look-ahead", "0", str(standby.archive)])
-    assert by_shell(f'"{PYSTANDBY}" {words} {NAME} "pg_wal\\RECOVERYXLOG"', standby.data.path) == exits.DELIVERED
-    assert by_shell(f'"{PYSTANDBY}" --wait never {words} {MISSING} "pg_wal\\RECOVERYXLOG"', standby.data.path) == exits.NOT_IN_ARCHIVE
-    assert by_shell(f'"{PYSTANDBY}" -s 99 {words} {MISSING} "pg_wal\\RECOVERYXLOG"', standby.data.path) == exits.USAGE
+
+    def ask(name: str, *options: str) -> int:
+        words = subprocess.list2cmdline([*options, "--stable", "0", "--look-ahead", "0", str(standby.archive)])
+        return by_shell(f'"{PYSTANDBY}" {words} {name} "pg_wal\\RECOVERYXLOG"', standby.data.path)
+
+    assert ask(NAME) == exits.DELIVERED
+    assert ask(MISSING, "--wait", "never") == exits.NOT_IN_ARCHIVE
+    assert ask(MISSING, "-s", "99") == exits.USAGE
 
 
 # --- what cannot start --------------------------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ def _with_interpreter(installed: Installation, path: str) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "damage",
+    "break_it",
     [
         _no_package,
         _empty_package,
@@ -162,17 +166,19 @@ def _with_interpreter(installed: Installation, path: str) -> None:
         _no_first_line,
     ],
 )
-def test_what_cannot_start_stops_a_server_and_does_not_promote_it(installed: Installation, standby: Standby, damage: object) -> None:
+def test_what_cannot_start_stops_a_server_and_does_not_promote_it(
+    installed: Installation, standby: Standby, break_it: object
+) -> None:
     standby.put(NAME)
     assert restore(installed, standby).status == exits.DELIVERED
     standby.restored.unlink()
-    assert callable(damage)
-    damage(installed)
+    assert callable(break_it)
+    break_it(installed)
     result = restore(installed, standby)
     # PostgreSQL asks (status & 0xFFFFFF00) first: what Windows itself ends a process with counts as its crash.
     assert not 0 <= result.status <= 125, result
     assert not standby.restored.exists()
-    if damage is not _interpreter_without_its_code:
+    if break_it is not _interpreter_without_its_code:
         assert "ERROR:  " in result.stderr or "Fatal Python error" in result.stderr
     words: list[Argument] = ["archive", NAME, RECOVERYXLOG]
     assert not 0 <= run_in(standby, installed, *words).status <= 125
