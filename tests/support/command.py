@@ -44,6 +44,9 @@ IS_WINDOWS = sys.platform == "win32"
 PYSTANDBY = Path(sysconfig.get_path("scripts")) / ("pystandby.exe" if IS_WINDOWS else "pystandby")
 """The installed executable."""
 
+PROGRAM: Sequence[Argument] = (PYSTANDBY,)
+"""What is run where nothing else is said."""
+
 DEADLINE = 60.0
 """Seconds after which something that should happen at once is taken to have failed; generous, because machines stall."""
 
@@ -201,7 +204,9 @@ class Running:
 
 
 def session(leader: int) -> list[int]:
-    """The processes of a session, that of its leader included."""
+    """The processes of a session, that of its leader included; POSIX's."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     found = []
     for name in os.listdir("/proc"):
         try:
@@ -236,7 +241,7 @@ def start(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -252,7 +257,7 @@ def run(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -286,11 +291,12 @@ class StartupProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # The whole session: its leader's pid stays taken as long as one of it lives.
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        if sys.platform != "win32":
+            # The whole session: its leader's pid stays taken as long as one of it lives.
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -305,11 +311,11 @@ class StartupProcess:
         self._process.kill()
         self._process.wait()
 
-    def run(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,), deadline: float = DEADLINE) -> Result:
+    def run(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM, deadline: float = DEADLINE) -> Result:
         """Run a command to its end; death by a signal comes as the shell's 128 + signal."""
         return self.start(*arguments, program=program).result(deadline)
 
-    def start(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,)) -> Call:
+    def start(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM) -> Call:
         """Start a command; the next one starts when it has ended."""
         self._calls += 1
         file = Path(self._folder.name) / str(self._calls)

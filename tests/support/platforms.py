@@ -57,6 +57,8 @@ WORDS = {
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
     r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
     r"os\.fchown|fcntl": "locks and owners of open files",
+    r"real_wal|RealWal": "WAL of Linux's servers",
+    r"\.server\(\)|StartupProcess|as_server": "a server process made of a shell; tests/windows/fake_server.py is that of Windows",
 }
 """Regular expressions of what is POSIX's, and what that is."""
 
@@ -84,11 +86,14 @@ def reason_against(item: pytest.Item) -> str:
         return str(mark.args[0])
     if item.get_closest_marker("windows"):
         return ""
-    for fixture in getattr(item, "fixturenames", ()):
+    assert isinstance(item, pytest.Function)
+    for fixture in item.fixturenames:
         if fixture in FIXTURES:
             return FIXTURES[fixture]
-    function = getattr(item, "function", None)
-    code = _code(function, set()) if function else ""
+    seen: set[str] = set()
+    fixtures = [definitions[-1].func for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    of_tests = [item.function, *(fixture for fixture in fixtures if fixture.__module__ == item.module.__name__)]
+    code = "".join(_code(inspect.unwrap(function), seen) for function in of_tests)
     return next((reason for word, reason in WORDS.items() if re.search(word, code)), "")
 
 
