@@ -57,6 +57,7 @@ WORDS = {
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
     r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
     r"os\.fchown|fcntl": "locks and owners of open files",
+    r"os\.pwrite": "a file that is replaced while it is open",
     r"real_wal|RealWal": "WAL of Linux's servers",
     r"\.server\(\)|StartupProcess|as_server": "a server process made of a shell; tests/windows/fake_server.py is that of Windows",
 }
