@@ -52,6 +52,16 @@ user_signal_came = False
 """Whether SIGUSR1 came to that shell before we were there."""
 
 
+LONGEST_SOCKET_PATH = 0 if sys.platform == "win32" else 107 if sys.platform == "linux" else 103
+"""sun_path of struct sockaddr_un, less its closing NUL; PostgreSQL refuses to start with a longer one. 0: there are none."""
+
+LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+"""The variable that names folders of libraries."""
+
+PROGRAM_ENDING = ".exe" if sys.platform == "win32" else ""
+"""What the name of a program's file ends in."""
+
+
 class SourceError(OSError):
     """A copy failed because its source could not be read; every other OSError of copy() is the destination's."""
 
@@ -349,6 +359,21 @@ if sys.platform == "win32":
         """Files have no numeric owner on Windows: as stat() says there."""
         return 0
 
+    def is_root() -> bool:
+        """Windows has no root; its PostgreSQL gives up an administrator's rights by itself."""
+        return False
+
+    def find_user(name: str) -> "tuple[int, int] | None":
+        """None: Windows has no numbers of users."""
+        return None
+
+    def give_path(path: str, user: int, group: int) -> None:
+        """Nothing: see own_user()."""
+
+    def kill(pid: int) -> None:
+        """End a process at once. Raises OSError."""
+        os.kill(pid, 9)
+
     def give(descriptor: int, user: int, group: int) -> None:
         """Files have no numeric owner on Windows."""
 
@@ -615,6 +640,28 @@ else:
     def own_user() -> int:
         """The user that this process acts as."""
         return os.geteuid()
+
+    def is_root() -> bool:
+        """Whether nothing is forbidden to us."""
+        return os.geteuid() == 0
+
+    def find_user(name: str) -> "tuple[int, int] | None":
+        """The numbers of a user and of its group; None: there is no such user."""
+        import pwd
+
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            return None
+        return entry.pw_uid, entry.pw_gid
+
+    def give_path(path: str, user: int, group: int) -> None:
+        """Let a file or folder belong to a user and group, which takes root. Raises OSError."""
+        os.chown(path, user, group)
+
+    def kill(pid: int) -> None:
+        """End a process at once. Raises OSError."""
+        os.kill(pid, _signal.SIGKILL)
 
     def give(descriptor: int, user: int, group: int) -> None:
         """Let an open file belong to a user and group, which takes root. Raises OSError."""

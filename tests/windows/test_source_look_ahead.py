@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.command import Standby, wait_until
-from windows.fake_server import STOPPING, FakeServer, held, names, spooled
 
 from pystandby import osdep
+from windows.fake_server import STOPPING, FakeServer, held, names, spooled
 
 NAMES = names(5, 6)
 AT_ONCE = ("--stable", "0")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.command import Standby, run, wait_until
+
 from windows.fake_server import RECOVERYHISTORY, SERVER_STOPPING, STOPPING, FakeServer, held
 
 NAME = segments.name(5)
