@@ -113,15 +113,19 @@ class Running:
         self._stdout = Path(self._output.name) / "stdout"
         self._stderr = Path(self._output.name) / "stderr"
         with self._stdout.open("wb") as own_stdout, self._stderr.open("wb") as own_stderr:
-            self.process = subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=environment() if env is None else dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=own_stdout if stdout is None else stdout,
-                stderr=own_stderr if stderr is None else stderr,
-                start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment() if env is None else dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=own_stdout if stdout is None else stdout,
+                    stderr=own_stderr if stderr is None else stderr,
+                    start_new_session=True,
+                )
+            except OSError:
+                self._output.cleanup()
+                raise
 
     def __enter__(self) -> Running:
         return self

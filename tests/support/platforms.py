@@ -29,6 +29,7 @@ MODULES: dict[str, str] = {
     "test_contrib_ssh.py": "contrib/linux",
     "test_demo.py": "the demonstration's servers are Linux's",
     "test_docs.py": "documents and manual pages: the same everywhere",
+    "test_imports.py": "what Linux's executable imports",
     "test_launcher.py": "the executable is a shell script; tests/windows/test_executable.py is about that of Windows",
     "test_matrix.py": _ON_LINUX,
     "test_outage_on_servers.py": _ON_LINUX,
@@ -48,18 +49,40 @@ MODULES: dict[str, str] = {
 FIXTURES = {"stock": _ON_LINUX, "stock16": _ON_LINUX, "scene": _ON_LINUX, "server": _ON_LINUX}
 """What tests ask for that is Linux's."""
 
+_OTHER_WORDS = "messages with the operating system's own words, which are others on Windows"
+_LINKS = "an installation made of symbolic links"
+_SHELL = "a server process made of a shell; tests/windows/fake_server.py is that of Windows"
+_SHELL_SCRIPT = "the executable is a shell script; tests/windows/test_executable.py is about that of Windows"
+_EACH_ANOTHER = "calls that no server makes are each of another one; on Windows a server is known by postmaster.pid alone"
+
+TESTS = {
+    r"test_cli\.py::test_a_path_of_odd_characters": "characters that names of files do not have on Windows",
+    r"test_exits\.py::test_(no_inotify_left|where_nothing_can_watch)": "inotify",
+    r"test_exits\.py::test_status\[INTERRUPTED|test_exits\.py::test_a_server_that_stops": "signals",
+    r"test_exits\.py::test_status\[SERVER_GONE": _SHELL,
+    r"test_exits\.py::test_the_interpreter_(cannot_be_run|is_missing)": _SHELL_SCRIPT,
+    r"test_exits\.py::test_without_click": _LINKS,
+    r"test_exits\.py::test_an_archive_that_is_away": _OTHER_WORDS,
+    r"test_launch\.py::test_arguments_of_any_size\[20000": "command lines longer than 32767 characters",
+    r"test_launch\.py::test_modules_in_the_data_directory": _SHELL_SCRIPT,
+    r"test_placing\.py::test_(a_folder_at_the_destination|the_folder_is_missing|retries_wait_one)": _OTHER_WORDS,
+    r"test_placing\.py::test_nothing_is_left_behind|test_pruning\.py::test_nothing_goes_when_nothing": _EACH_ANOTHER,
+    r"test_pruning\.py::.*by the child": _SHELL,
+}
+"""Regular expressions of the ids of further tests, and why they are not for Windows."""
+
 WORDS = {
     r"mkfifo": "FIFOs",
     r"symlink_to|os\.symlink|readlink": "symbolic links, which users of Windows may not make",
     r"chmod|geteuid|getuid|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
     r"SIG[A-Z]+[0-9]?\b|killpg|os\.kill\(|\.signal\(": "signals",
-    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bpty\b": "/proc, /dev, limits, a shell, a terminal",
+    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|import resource|\bpty\b": "/proc, /dev, limits, a shell, a terminal",
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
     r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
     r"os\.fchown|fcntl": "locks and owners of open files",
     r"os\.pwrite": "a file that is replaced while it is open",
     r"real_wal|RealWal": "WAL of Linux's servers",
-    r"\.server\(\)|StartupProcess|as_server": "a server process made of a shell; tests/windows/fake_server.py is that of Windows",
+    r"\.server\(\)|StartupProcess|as_server": _SHELL,
 }
 """Regular expressions of what is POSIX's, and what that is."""
 
@@ -91,6 +114,9 @@ def reason_against(item: pytest.Item) -> str:
     for fixture in item.fixturenames:
         if fixture in FIXTURES:
             return FIXTURES[fixture]
+    for test, reason in TESTS.items():
+        if re.search(test, item.nodeid):
+            return reason
     seen: set[str] = set()
     fixtures = [definitions[-1].func for definitions in item._fixtureinfo.name2fixturedefs.values()]
     of_tests = [item.function, *(fixture for fixture in fixtures if fixture.__module__ == item.module.__name__)]
