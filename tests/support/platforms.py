@@ -76,7 +76,7 @@ WORDS = {
     r"symlink_to|os\.symlink|readlink": "symbolic links, which users of Windows may not make",
     r"chmod|geteuid|getuid|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
     r"SIG[A-Z]+[0-9]?\b|killpg|os\.kill\(|\.signal\(": "signals",
-    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|import resource|\bpty\b": "/proc, /dev, limits, a shell, a terminal",
+    r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bresource\.|\bpty\b": "/proc, /dev, limits, a shell",
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",
     r"until_watching|watched_folders": "the kernel's watches, seen from outside in /proc",
     r"os\.fchown|fcntl": "locks and owners of open files",
