@@ -241,6 +241,18 @@ if sys.platform == "win32":
             return is_in_use(failure)
         return False
 
+    def path_problem(path: str) -> str:
+        """What is wrong with the name of a file, whatever there is on the disk; empty if nothing is."""
+        if '"' in path:
+            return 'has a quotation mark in it: before a closing one, a backslash is written twice, as in "C:\\archive\\\\"'
+        stem = os.path.basename(path).partition(".")[0].rstrip(" ").upper()
+        if stem in _DEVICES or (stem[:-1] in ("COM", "LPT") and stem[-1:] in "123456789"):
+            return "is the name of a device"
+        return ""
+
+    _DEVICES = ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$")
+    """Names that a file cannot have, in any folder and with any ending, beside COM1 and the like."""
+
     def replace(source: str, target: str) -> None:
         """As os.replace(), tried again for a moment where somebody has one of the two files open. Raises OSError."""
         _persist(lambda: os.replace(source, target))
@@ -545,6 +557,10 @@ else:
 
     open_file = os.open
     """As open() in Windows' half."""
+
+    def path_problem(path: str) -> str:
+        """What is wrong with the name of a file, whatever there is on the disk: nothing here."""
+        return ""
 
     replace = os.replace
     """A file that is open can be replaced."""

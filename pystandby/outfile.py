@@ -20,7 +20,7 @@ def put(path: str, content: str, owner: "tuple[int, int] | None" = None) -> None
     descriptor = osdep.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
     try:
         # Names of files, which the text may hold, are in any encoding or none.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             file.write(content)
             # By the descriptor: by name, whoever owns the folder could have root give away another file.
             osdep.let_everybody_read(descriptor)

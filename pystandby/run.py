@@ -65,6 +65,10 @@ def restore(options: Options) -> int:
             "NEXTWALFILE is the name of a segment, timeline history or backup history file, without a folder.",
             "In restore_command it is written %f.",
         )
+    for what, path in (("archive", options.archivelocation), ("destination", options.xlogfilepath)):
+        problem = osdep.path_problem(path)
+        if problem:
+            raise StandbyError(exits.USAGE, f"{what} {path} {problem}", "Nothing is restored.", "Mend restore_command.")
     return _Restore(options, kind).run()
 
 

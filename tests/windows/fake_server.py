@@ -158,6 +158,8 @@ class FakeServer:
 @contextmanager
 def held(path: Path, *, share: int, write: bool = False) -> Iterator[int]:
     """A file held open by somebody: ``share`` is 1 for others may read, 2 write, 4 rename and remove, all of them added up."""
+    if sys.platform != "win32":
+        raise NotImplementedError
     import _winapi
 
     access = _winapi.GENERIC_READ | (_winapi.GENERIC_WRITE if write else 0)

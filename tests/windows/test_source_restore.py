@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -200,6 +201,8 @@ def test_a_segment_that_somebody_writes_to_is_not_taken(standby: Standby, share:
 
 
 def test_a_segment_with_a_locked_part_is_waited_for(standby: Standby) -> None:
+    if sys.platform != "win32":
+        raise NotImplementedError
     import msvcrt
 
     content = standby.put(NAME)
