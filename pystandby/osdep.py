@@ -440,8 +440,9 @@ if sys.platform == "win32":
         python = getattr(sys, "_base_executable", "") or sys.executable
         # Without a handle of ours, or the server's log would wait for its last writer; no console of its own, nor ours.
         flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        how = ["-E"] * sys.flags.ignore_environment + ["-S"] * sys.flags.no_site
         process = subprocess.Popen(
-            [python, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+            [python, *how, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
             close_fds=True,
             creationflags=flags,
             env={**os.environ, **variables},

@@ -41,6 +41,7 @@ def test_over_the_one_before(standby: Standby, slash: str) -> None:
 
 
 def test_by_default_a_young_segment_has_to_rest_for_sleeptime(standby: Standby) -> None:
+    standby.options = []
     standby.put(NAME)
     with FakeServer(standby) as server:
         began = time.monotonic()
@@ -59,6 +60,7 @@ def test_an_old_segment_need_not_prove_that_it_rests(standby: Standby) -> None:
 
 
 def test_a_young_segment_with_an_old_modification_time_has_to_rest(standby: Standby) -> None:
+    standby.options = []
     standby.put(NAME)
     os.utime(standby.archive / NAME, (1_000_000_000, 1_000_000_000))
     with FakeServer(standby) as server:
@@ -136,6 +138,7 @@ def test_history_files_are_not_waited_for(standby: Standby) -> None:
 
 
 def test_wait_never_and_pg_rewind_take_a_young_segment(standby: Standby) -> None:
+    standby.options = []
     content = standby.put(NAME)
     command = standby.command(NAME, "-s", "2", to=standby.data.wal / NAME)
     assert run(*command, cwd=standby.folder).status == DELIVERED
