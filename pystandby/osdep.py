@@ -58,6 +58,9 @@ LONGEST_SOCKET_PATH = 0 if sys.platform == "win32" else 107 if sys.platform == "
 LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
 """The variable that names folders of libraries."""
 
+SHELL_QUOTES, SHELL_ESCAPE, SHELL_PUNCTUATION = ('"', "", "<>|&") if sys.platform == "win32" else ("'\"", "\\", "();<>|&")
+"""What the shell that runs a server's commands takes for itself: cmd.exe has backslashes in names, and /bin/sh before blanks."""
+
 PROGRAM_ENDING = ".exe" if sys.platform == "win32" else ""
 """What the name of a program's file ends in."""
 

@@ -11,7 +11,7 @@ import pytest
 from support import segments
 from support.command import PROGRAM, Standby, environment, run
 
-from pystandby import argv, osdep, trigger
+from pystandby import argv, osdep, server, trigger
 from pystandby.asker import SERVER, Asker
 from windows.fake_server import FakeServer
 
@@ -101,6 +101,16 @@ def test_a_quotation_mark_in_a_path(standby: Standby) -> None:
     result = run(f'{standby.archive}"', NAME, "pg_wal\\RECOVERYXLOG", cwd=standby.data.path)
     assert result.status == USAGE
     assert "has a quotation mark in it" in result.stderr
+
+
+def test_pystandby_in_a_command_line_of_cmd_exe() -> None:
+    program = "C:\\Program Files (x86)\\x\\pystandby.exe"
+    command = f'move "pg_wal\\.pystandby\\%f" "%p" >nul 2>&1 || "{program}" -t C:\\t "\\\\s\\a b" %f "%p"'
+    words = [program, "-t", "C:\\t", "\\\\s\\a b", "%f", "%p"]
+    assert server.pystandby_in(f"{command} 2>>log") == words
+    assert server.pystandby_in('"C:\\Python\\python.exe" -m pystandby "C:\\a" %f "%p"') == ["pystandby", "C:\\a", "%f", "%p"]
+    assert server.pystandby_in('copy "C:\\a\\%f" "%p"') == []
+    assert server.words_of('"-D" "C:\\Program Files\\data"') == ["-D", "C:\\Program Files\\data"]
 
 
 # What the log gets
