@@ -88,6 +88,7 @@ class _Child:
         self.failed = ""
         self.retry_at = 0.0
         self.useless = False
+        self.settling = False
 
     def run(self) -> None:
         lock = spool.claim(self.spool, self.asker.identity())
@@ -106,7 +107,7 @@ class _Child:
                 self._review()
             if self._fill():
                 continue
-            if self.useless or not self.held or now - taken_at > _IDLE:
+            if self.useless or not (self.held or self.settling) or now - taken_at > _IDLE:
                 # Nothing more in the archive: the call that waits for it starts the next child.
                 break
             if now - taken_at >= 1.0:
@@ -196,6 +197,7 @@ class _Child:
             if found.state == fetch.SETTLING and found.seconds <= 1.0:
                 time.sleep(found.seconds)
                 found = self._fetch(name)
+            self.settling = False
             if found.state == fetch.READY and found.copy is not None:
                 try:
                     self.asker.alive()
@@ -210,6 +212,8 @@ class _Child:
                 return not self.useless
             # Not again at once: a copy of a segment that is being written, or a full quota, costs the server's own disk.
             self.failed, self.retry_at = name, time.monotonic() + _REVIEW
+            # It has yet to rest for so long (--stable), which a call that waits for it would see no sooner.
+            self.settling = found.state == fetch.SETTLING and found.seconds > 1.0
             self.useless = found.state == fetch.FAILED
         return False
 

@@ -113,7 +113,11 @@ class Asker:
         # Line 8 of postmaster.pid, LOCK_FILE_LINE_PM_STATUS (src/include/utils/pidfile.h). Where the server signals us when we
         # are to go, it is not for us: in a smart shutdown it says so while recovery goes on until the last session has ended.
         if not osdep.SHUTDOWN_SIGNALS_US and len(lines) > 7 and lines[7].strip() == b"stopping":
-            raise StandbyError(SERVER_STOPPING, "the server is shutting down", "Nothing is taken for the end of recovery.")
+            raise StandbyError(
+                SERVER_STOPPING,
+                "the server is shutting down",
+                "The restore is broken off by a status that does not end recovery. The server calls it FATAL, and goes down as asked.",
+            )
 
     def identity(self) -> str:
         """What tells this server process from every other, before and after; as long as it is asked of a living one."""

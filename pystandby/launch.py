@@ -96,7 +96,9 @@ def _failed(failure: BaseException, is_restore: bool) -> int:
         from pystandby import exits, say
 
         if isinstance(failure, exits.StandbyError):
-            say.error(failure.message, failure.detail, failure.hint)
+            # What was asked for is no error.
+            tell = say.log if failure.status == exits.SERVER_STOPPING else say.error
+            tell(failure.message, failure.detail, failure.hint)
             return failure.status
         if isinstance(failure, KeyboardInterrupt):
             say.error("interrupted", "Nothing was restored, and recovery has not ended." if is_restore else "")

@@ -224,7 +224,7 @@ if sys.platform == "win32":
         # The flag opens folders too, as open() does elsewhere.
         handle = _winapi.CreateFile(path, access, share, 0, disposition, _FILE_FLAG_BACKUP_SEMANTICS, 0)
         try:
-            return msvcrt.open_osfhandle(handle, flags & (os.O_RDWR | os.O_WRONLY | os.O_APPEND | os.O_BINARY) | os.O_BINARY)
+            return msvcrt.open_osfhandle(handle, flags & (os.O_RDWR | os.O_WRONLY | os.O_APPEND) | os.O_BINARY)
         except OSError:
             _winapi.CloseHandle(handle)
             raise

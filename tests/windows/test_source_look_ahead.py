@@ -55,6 +55,15 @@ def test_what_comes_next_is_made_ready_and_taken(full: Standby) -> None:
     assert journal(full).count("spool") == len(NAMES) - 1
 
 
+def test_young_segments_are_made_ready_once_they_have_rested(full: Standby) -> None:
+    full.options = []
+    with FakeServer(full) as server:
+        assert server.ask(NAMES[0], "-s", "2") == (0, "", "")
+        for name in NAMES[1:]:
+            full.put(name)
+        wait_for_the_spool(full, NAMES[1:])
+
+
 def test_a_rename_takes_what_is_ready_and_the_child_follows(full: Standby) -> None:
     # As restore_command = 'move "pg_wal\.pystandby\%f" "%p" || pystandby ...' does.
     with FakeServer(full) as server:

@@ -89,6 +89,30 @@ def test_a_segment_that_arrives(standby: Standby, how: str) -> None:
     assert standby.delivered() == content
 
 
+def test_an_archive_that_goes_and_comes_back_while_it_is_watched(standby: Standby) -> None:
+    with FakeServer(standby) as server:
+        call = server.begin(NAME, "-d", "-s", "1", *AT_ONCE)
+        call.until_says(f"waiting for {NAME}")
+        standby.archive.rmdir()
+        call.until_says("cannot be read")
+        wait_until(lambda: made(standby.archive), "the archive is there again")
+        content = standby.put(NAME)
+        result = call.result()
+    assert result.status == DELIVERED
+    assert "can be read again" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert standby.delivered() == content
+
+
+def made(folder: Path) -> bool:
+    """Make a folder, whose name is not free as long as somebody has the one before open; whether that is done."""
+    try:
+        folder.mkdir()
+    except PermissionError:
+        return False
+    return True
+
+
 def test_what_arrives_wakes_it(standby: Standby) -> None:
     with FakeServer(standby) as server:
         call = server.begin(NAME, "-d", "-s", "60", *AT_ONCE)
