@@ -116,7 +116,7 @@ class Asker:
             raise StandbyError(
                 SERVER_STOPPING,
                 "the server is shutting down",
-                "The restore is broken off by a status that does not end recovery. The server calls that FATAL, and ends as asked.",
+                "It is left by a status that does not end recovery: the server calls that FATAL, and goes down as asked.",
             )
 
     def identity(self) -> str:
