@@ -190,7 +190,8 @@ if sys.platform == "win32":
     _ERROR_ACCESS_DENIED = 5
     _ERROR_SHARING_VIOLATION = 32
     _ERROR_LOCK_VIOLATION = 33
-    _ERROR_INVALID_PARAMETER = 87
+    _ERROR_DIR_NOT_EMPTY = 145
+    _MAY_BE_HELD = (_ERROR_ACCESS_DENIED, _ERROR_SHARING_VIOLATION, _ERROR_LOCK_VIOLATION, _ERROR_DIR_NOT_EMPTY)
 
     _FILE_APPEND_DATA = 0x4
     _FILE_FLAG_BACKUP_SEMANTICS = 0x02000000
@@ -268,14 +269,17 @@ if sys.platform == "win32":
         """As os.unlink(), tried again for a moment where somebody has the file open. Raises OSError."""
         _persist(lambda: os.unlink(path))
 
+    def remove_folder(path: str) -> None:
+        """As os.rmdir(), tried again for a moment: a file that was removed stays while somebody has it open. Raises OSError."""
+        _persist(lambda: os.rmdir(path))
+
     def _persist(work: "Callable[[], None]") -> None:
         until = time.monotonic() + _HELD
         while True:
             try:
                 return work()
-            except PermissionError as failure:
-                held = failure.winerror in (_ERROR_ACCESS_DENIED, _ERROR_SHARING_VIOLATION, _ERROR_LOCK_VIOLATION)
-                if not held or time.monotonic() >= until:
+            except OSError as failure:
+                if failure.winerror not in _MAY_BE_HELD or time.monotonic() >= until:
                     raise
             time.sleep(0.01)
 
@@ -569,7 +573,7 @@ else:
     replace = os.replace
     """A file that is open can be replaced."""
 
-    remove = os.unlink
+    remove, remove_folder = os.unlink, os.rmdir
     """And removed."""
 
     def is_in_use(failure: OSError) -> bool:
