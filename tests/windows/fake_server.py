@@ -32,6 +32,9 @@ STOPPING = "stopping"
 
 SERVER_STOPPING = 208
 
+SOON = 5.0
+"""Seconds in which something is seen that is looked for several times in one: less than any SLEEPTIME of these tests."""
+
 _LOOP = """
 import os, subprocess, sys
 for line in sys.stdin:
