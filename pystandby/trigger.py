@@ -79,13 +79,15 @@ def look(path: str, trusted: bool) -> Trigger:
             if word or written:
                 break
             time.sleep(_MOMENT / 10)
+        if not word:
+            if osdep.is_open_for_writing(path):
+                # It may be about to say "fast".
+                return _held()
+            word = os.read(descriptor, 32)
     except OSError as failure:
         return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
     finally:
         os.close(descriptor)
-    if not word and osdep.is_open_for_writing(path):
-        # It may be about to say "fast".
-        return _held()
     identity = (status.st_dev, status.st_ino)
     if not word or word.startswith(b"smart"):
         return Trigger(SMART, identity=identity, changed=changed)
