@@ -279,6 +279,9 @@ class StartupProcess:
     _LOOP = 'umask 077; trap "" INT PIPE; while read -r file; do /bin/sh "$file" </dev/null; done'
 
     def __init__(self, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        if IS_WINDOWS:
+            # Wine would start Linux's shell.
+            raise NotImplementedError("tests/windows/fake_server.py has one for Windows")
         self._folder = tempfile.TemporaryDirectory(prefix="startup-")
         self._calls = 0
         self._process = subprocess.Popen(

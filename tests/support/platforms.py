@@ -23,6 +23,7 @@ import pytest
 _ON_LINUX = "on servers of Linux; tests/windows/test_server_*.py runs those of Windows"
 
 MODULES: dict[str, str] = {
+    "faults": "faults made by means of Linux; tests/windows has those of Windows",
     "test_cluster.py": "the demonstration's servers are Linux's",
     "test_completion.py": "bash, zsh and fish",
     "test_contrib.py": "contrib/linux; tests/windows has contrib/windows",
@@ -30,6 +31,7 @@ MODULES: dict[str, str] = {
     "test_demo.py": "the demonstration's servers are Linux's",
     "test_docs.py": "documents and manual pages: the same everywhere",
     "test_imports.py": "what Linux's executable imports",
+    "test_look_ahead.py": "a child made by fork; tests/windows/test_source_look_ahead.py has that of Windows",
     "test_launcher.py": "the executable is a shell script; tests/windows/test_executable.py is about that of Windows",
     "test_matrix.py": _ON_LINUX,
     "test_outage_on_servers.py": _ON_LINUX,
@@ -37,6 +39,7 @@ MODULES: dict[str, str] = {
     "test_pgpool_failover.py": "Pgpool-II",
     "test_pgpool_recovery.py": "Pgpool-II",
     "test_postgres_scenarios.py": _ON_LINUX,
+    "test_same_as_cp.py": "cp",
     "test_recovery_settings.py": _ON_LINUX,
     "test_segment_sizes.py": _ON_LINUX,
     "test_server_statuses.py": _ON_LINUX,
@@ -55,7 +58,22 @@ _SHELL = "a server process made of a shell; tests/windows/fake_server.py is that
 _SHELL_SCRIPT = "the executable is a shell script; tests/windows/test_executable.py is about that of Windows"
 _EACH_ANOTHER = "calls that no server makes are each of another one; on Windows a server is known by postmaster.pid alone"
 
+_SEPARATORS = "messages in which the test expects / in paths"
+_LINUX_PROGRAMS = "programs of Linux's servers"
+_IMPORTS = "what Linux's executable imports"
+
 TESTS = {
+    r"test_archive_cleanup\.py::test_(the_cut_off_may_have|the_same_as_pg_archivecleanup)": _LINUX_PROGRAMS,
+    r"test_archive_cleanup\.py::test_a_pause_file_that_cannot_be_looked_for": "errors that Windows does not have",
+    r"test_archive_cleanup\.py::test_an_archive_that_is_away|test_archive_command\.py::test_a_file_that_is_not_there": _OTHER_WORDS,
+    r"test_archive_cleanup\.py::test_one_that_says_nothing_any_more": _SEPARATORS,
+    r"test_archive_command\.py::test_(a_damaged_module|the_whole_package_is_missing)": _LINKS,
+    r"test_archive_command\.py::test_what_it_imports": _IMPORTS,
+    r"::test_a_damaged_installation\[click": _LINKS,
+    r"test_compression\.py::test_(a_bomb|a_history_file_that_is_a_bomb)": "limits of memory",
+    r"test_compression\.py::test_(a_missing_codec_is_not_absence|another_clusters_is_refused)": _SEPARATORS,
+    r"test_compression\.py::test_(what_a_compressed_segment_imports|archiving_starts_as_lean)": _IMPORTS,
+    r"test_recovery_end\.py::test_up_to_11": _LINUX_PROGRAMS,
     r"test_cli\.py::test_a_path_of_odd_characters": "characters that names of files do not have on Windows",
     r"test_exits\.py::test_(no_inotify_left|where_nothing_can_watch)": "inotify",
     r"test_exits\.py::test_status\[INTERRUPTED|test_exits\.py::test_a_server_that_stops": "signals",
