@@ -65,7 +65,8 @@ _IMPORTS = "what Linux's executable imports"
 TESTS = {
     r"test_archive_cleanup\.py::test_(the_cut_off_may_have|the_same_as_pg_archivecleanup)": _LINUX_PROGRAMS,
     r"test_archive_cleanup\.py::test_a_pause_file_that_cannot_be_looked_for": "errors that Windows does not have",
-    r"test_archive_cleanup\.py::test_an_archive_that_is_away|test_archive_command\.py::test_a_file_that_is_not_there": _OTHER_WORDS,
+    r"test_archive_cleanup\.py::test_an_archive_that_is_away": _OTHER_WORDS,
+    r"test_archive_command\.py::test_a_file_that_is_not_there": _OTHER_WORDS,
     r"test_archive_cleanup\.py::test_one_that_says_nothing_any_more": _SEPARATORS,
     r"test_archive_command\.py::test_(a_damaged_module|the_whole_package_is_missing)": _LINKS,
     r"test_archive_command\.py::test_what_it_imports": _IMPORTS,
