@@ -98,7 +98,8 @@ class Server:
             program = os.path.join(self._programs(unknown), "postgres")
         if self._config_file is not None:
             arguments = [*arguments, "-c", f"config_file={self._config_file}"]
-        command = [program, *arguments, *([] if "-D" in arguments else ["-D", self.directory]), "-C", name]
+        # -C comes first: only so does it take root or an administrator (src/backend/main/main.c).
+        command = [program, "-C", name, *arguments, *([] if "-D" in arguments else ["-D", self.directory])]
         return self._output(command, unknown).rstrip("\n")
 
     def _last_started(self, unknown: str) -> "tuple[str, list[str]]":
