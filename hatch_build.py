@@ -1,11 +1,19 @@
-"""What the wheel holds besides the package: manual pages, made of docs/ when it is built, so that they cannot be others.
+"""What a wheel holds besides the package: the executable, and manual pages and shells' completions.
 
-Each page of docs/ whose title is "pystandby" or "pystandby VERB" becomes share/man/man1/pystandby[-VERB].1.
+There is a wheel for every system, and one for each kind of Windows, which pip takes there: hatchling makes that one where
+PYSTANDBY_WHEEL is set to its platform. The executable for Windows is compiled from contrib/windows/pystandby.c by PyPI's
+ziglang, on any system.
+
+Each page of docs/ whose title is "pystandby" or "pystandby VERB" becomes share/man/man1/pystandby[-VERB].1. So they cannot say
+anything else.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +21,60 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+# Not [project.scripts]: the wrapper that pip writes for those exits with 1 when the package cannot be imported (half upgraded, or
+# Python replaced under its venv) or the interpreter cannot start (PYTHONHOME), and PostgreSQL takes 1 for "end of recovery" and
+# promotes the standby.
+SCRIPT = "contrib/linux/pystandby-python"
+SHELL_SCRIPT = "contrib/linux/pystandby"
+WINDOWS_SOURCE = "contrib/windows/pystandby.c"
 
-class ManualPages(BuildHookInterface[Any]):
+COMPLETION = {
+    "contrib/linux/completion/pystandby.bash": "share/bash-completion/completions/pystandby",
+    "contrib/linux/completion/_pystandby": "share/zsh/site-functions/_pystandby",
+    "contrib/linux/completion/pystandby.fish": "share/fish/vendor_completions.d/pystandby.fish",
+}
+
+WINDOWS_TARGETS = {"win_amd64": "x86_64-windows-gnu", "win_arm64": "aarch64-windows-gnu"}
+"""zig's name of a platform by that in the name of a wheel."""
+
+
+class Contents(BuildHookInterface[Any]):
     """The hook that pyproject.toml names for the wheel."""
 
+    def dependencies(self) -> list[str]:
+        """What the wheel that is asked for takes to be built, besides what every wheel does."""
+        return ["ziglang>=0.13"] if self._platform else []
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the pages into a folder of their own, and have the wheel hold them; ``version`` is not the program's."""
-        folder = tempfile.TemporaryDirectory(prefix="pystandby-man-")
+        """Say what the wheel is to hold; ``version`` is not the program's."""
+        folder = tempfile.TemporaryDirectory(prefix="pystandby-build-")
         self.folder = folder  # removed with the hook, when the wheel is there
+        build_data["shared_scripts"][SCRIPT] = "pystandby-python"
+        if self._platform:
+            build_data["tag"] = f"py3-none-{self._platform}"
+            executable = Path(folder.name) / "pystandby.exe"
+            compile_for_windows(Path(self.root) / WINDOWS_SOURCE, executable, WINDOWS_TARGETS[self._platform])
+            build_data["shared_scripts"][str(executable)] = executable.name
+            return
+        build_data["shared_scripts"][SHELL_SCRIPT] = "pystandby"
+        build_data["shared_data"].update(COMPLETION)
         for name, text in pages(Path(self.root) / "docs", self.metadata.version).items():
             page = Path(folder.name) / f"{name}.1"
             page.write_text(text, encoding="utf-8")
             build_data["shared_data"][str(page)] = f"share/man/man1/{page.name}"
+
+    @property
+    def _platform(self) -> str:
+        platform = os.environ.get("PYSTANDBY_WHEEL", "")
+        if platform and platform not in WINDOWS_TARGETS:
+            raise ValueError(f"PYSTANDBY_WHEEL: {platform} is none of {', '.join(WINDOWS_TARGETS)}")
+        return platform
+
+
+def compile_for_windows(source: Path, executable: Path, target: str) -> None:
+    """Make an executable for Windows, on any system. Raises CalledProcessError."""
+    options = ["-target", target, "-municode", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, "-o", executable, source], check=True)
 
 
 def pages(folder: Path, version: str) -> dict[str, str]:

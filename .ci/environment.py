@@ -1,6 +1,6 @@
 """Make or update the virtual environment that make's targets use, and print its path, alone, on stdout.
 
-    environment.py run|demo|bench|test|lint    with what that target needs
+    environment.py run|demo|bench|test|test-windows|lint    with what that target needs
     environment.py clean                 remove it, and what was built
 
 Standard library only, because it runs before anything is installed. The environment gets the built wheel, not the
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, NoReturn
 CLONE = Path(__file__).resolve().parent.parent
 
 IN_WHEEL = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "pystandby", "contrib/linux", "docs")
+IN_WINDOWS_WHEEL = (*IN_WHEEL, "contrib/windows")
 IN_SDIST = (*IN_WHEEL, "CHANGELOG.md", "Makefile", "tests", "bench", "contrib", ".ci")
 
 WANTED = {
@@ -39,10 +40,12 @@ WANTED = {
     "demo": (("demo",), ()),
     "bench": (("demo", "compression"), ("test",)),  # the tests' support sets up Pgpool-II
     "test": (("demo",), ("test",)),
+    "test-windows": (("demo",), ("test",)),
     "lint": ((), ("test", "lint")),  # mypy needs the types of what the tests import
 }
 
 BUILD_REQUIREMENTS = ("hatchling>=1.26", "markdown-it-py>=3")
+WINDOWS_BUILD_REQUIREMENTS = ("ziglang>=0.13",)  # as hatch_build.py says
 
 
 def main() -> int:
@@ -64,7 +67,9 @@ def main() -> int:
     with lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once would install over each other
         environment = Environment(home)
-        environment.build_and_install(with_sdist=target == "test")
+        environment.build_and_install(with_sdist=target.startswith("test"))
+        if target == "test-windows":
+            environment.build_for_windows()
         environment.install_requirements(target)
     print(environment.folder)
     return 0
@@ -282,7 +287,7 @@ class Environment:
         """Build the source distribution and, from that, the wheel; install it. Nothing, if nothing changed."""
         wheel_state, sdist_state = digest(IN_WHEEL), digest(IN_SDIST)
         installed = self._stamp.get("wheel") == wheel_state
-        built = self._stamp.get("sdist") == sdist_state and len(list(self.dist.glob("pystandby-*"))) == 2
+        built = self._stamp.get("sdist") == sdist_state and len(self._built()) == 2
         if installed and (built or not with_sdist):
             return
         if self._stamp.get("build") != [*BUILD_REQUIREMENTS]:
@@ -297,13 +302,41 @@ class Environment:
         self._stamp.update(wheel=wheel_state, sdist=sdist_state)
         self._save()
 
+    def build_for_windows(self) -> None:
+        """Build the wheel for Windows, into a folder of its own in dist; nothing, if nothing changed."""
+        state, target = digest(IN_WINDOWS_WHEEL), self.dist / "windows"
+        if self._stamp.get("windows") == state and list(target.glob("*.whl")):
+            return
+        self._install(*WINDOWS_BUILD_REQUIREMENTS)
+        say("building the wheel for Windows")
+        shutil.rmtree(target, ignore_errors=True)
+        # zig compiles C's libraries of Windows when it is run for the first time.
+        os.environ["ZIG_GLOBAL_CACHE_DIR"] = str(self.folder / "zig")
+        os.environ["PYSTANDBY_WHEEL"] = "win_amd64"
+        (sdist,) = self.dist.glob("pystandby-*.tar.gz")
+        self._build_wheel(sdist, target)
+        del os.environ["PYSTANDBY_WHEEL"]
+        self._stamp["windows"] = state
+        self._save()
+
+    def _built(self) -> list[Path]:
+        return list(self.dist.glob("pystandby-*"))
+
     def _build(self) -> Path:
         self.dist.mkdir(exist_ok=True)
-        for old in self.dist.glob("pystandby-*"):
+        for old in self._built():
             old.unlink()
-        hatchling: list[str | Path] = [self.python, "-I", "-m", "hatchling", "build", "-d", self.dist]
-        run([*hatchling, "-t", "sdist"])
+        run([*self._hatchling, "-d", self.dist, "-t", "sdist"])
         (sdist,) = self.dist.glob("pystandby-*.tar.gz")
+        self._build_wheel(sdist, self.dist)
+        (wheel,) = self.dist.glob("pystandby-*.whl")
+        return wheel
+
+    @property
+    def _hatchling(self) -> list[str | Path]:
+        return [self.python, "-I", "-m", "hatchling", "build"]
+
+    def _build_wheel(self, sdist: Path, target: Path) -> None:
         # From the source distribution, not from the clone: so a file that it lacks is missed here, not by its users.
         with tempfile.TemporaryDirectory() as unpacked:
             with tarfile.open(sdist) as archive:
@@ -312,9 +345,7 @@ class Environment:
                     archive.extractall(unpacked, filter="data")
                 else:
                     archive.extractall(unpacked)
-            run([*hatchling, "-t", "wheel"], cwd=Path(unpacked) / sdist.name.removesuffix(".tar.gz"))
-        (wheel,) = self.dist.glob("pystandby-*.whl")
-        return wheel
+            run([*self._hatchling, "-d", target, "-t", "wheel"], cwd=Path(unpacked) / sdist.name.removesuffix(".tar.gz"))
 
     def install_requirements(self, target: str) -> None:
         """Install what `target` needs besides the wheel's own dependencies."""
@@ -323,7 +354,7 @@ class Environment:
         state = digest(("pyproject.toml",))
         if self._stamp["requirements"].get(target) == state:
             return
-        project = self._read_pyproject()
+        project = read_pyproject(self.python)
         requirements = [line for extra in extras for line in project["project"]["optional-dependencies"][extra]]
         for group in groups:
             requirements += expand_group(project["dependency-groups"], group)
@@ -334,21 +365,22 @@ class Environment:
         self._stamp["requirements"][target] = state
         self._save()
 
-    def _read_pyproject(self) -> dict[str, Any]:
-        # Asked of the environment's Python: ours may be 3.10, without tomllib; there, hatchling has brought tomli
-        # along.
-        program = """if True:
-            import json, sys
-            try:
-                import tomllib
-            except ImportError:
-                import tomli as tomllib
-            with open(sys.argv[1], "rb") as file:
-                print(json.dumps(tomllib.load(file)))
-        """
-        command: list[str | Path] = [self.python, "-I", "-c", program, CLONE / "pyproject.toml"]
-        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return answer
+
+def read_pyproject(python: str | Path) -> dict[str, Any]:
+    """Return what pyproject.toml says, read by the environment's Python."""
+    # Ours may be 3.10, without tomllib; there, hatchling has brought tomli along.
+    program = """if True:
+        import json, sys
+        try:
+            import tomllib
+        except ImportError:
+            import tomli as tomllib
+        with open(sys.argv[1], "rb") as file:
+            print(json.dumps(tomllib.load(file)))
+    """
+    command: list[str | Path] = [python, "-I", "-c", program, CLONE / "pyproject.toml"]
+    answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return answer
 
 
 def expand_group(groups: dict[str, list[Any]], name: str) -> list[str]:

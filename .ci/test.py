@@ -1,13 +1,18 @@
-"""Run the tests against the installed wheel: test.py [--mark EXPRESSION | --matrix [--check] | --pgpool] [ARGUMENT OF PYTEST]...
+"""Run the tests against the installed wheel: test.py [OPTION] [ARGUMENT OF PYTEST]...
 
 Run by the environment's own Python. The tests are copied to a folder of their own first: there the clone's `pystandby`
 cannot get in the way of the installed one, and as root the copy can belong to the ordinary user as whom the tests run.
 Tests marked `root` need root; they run in a second pytest, as root, if there are any.
 
---matrix: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and nothing
-was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another one.
+--mark EXPRESSION: only tests with these marks.
+
+--matrix [--check]: only tests of a scenario, on all versions of PostgreSQL; see tests/support/matrix.py. When nothing failed and
+nothing was left out, docs/compatibility.md gets the table of this run; with --check the run fails instead if the page has another
+one.
 
 --pgpool: only the tests with Pgpool-II, which nothing else runs.
+
+--windows: in a Python for Windows, under Wine: see wine.py.
 """
 
 from __future__ import annotations
@@ -52,6 +57,9 @@ def main() -> int:
     if matrix:
         mark = "scenario and "
         arguments = arguments[2 if check else 1 :]
+    windows = arguments[:1] == ["--windows"]
+    if windows:
+        arguments = arguments[1:]
     as_root = os.geteuid() == 0
     user = ordinary_user() if as_root else None
     os.umask(0o022)
@@ -64,6 +72,10 @@ def main() -> int:
     stage = Path(tempfile.mkdtemp(prefix="psbt-", dir="/tmp"))
     try:
         fill(stage)
+        if windows:
+            import wine
+
+            wine.fill(stage)
         prefix: list[str] = []
         if user:
             subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", stage], check=True)
@@ -71,6 +83,8 @@ def main() -> int:
             prefix = [sys.executable, "-I", str(as_user), user.pw_name, str(stage / "home")]
             print(f"LOG:  the tests run as user {user.pw_name}, in {stage}", flush=True)
         workers = str(min(8, max(2, os.cpu_count() or 2)))
+        if windows:
+            return wine.run(stage, prefix, ["-n", workers, "--dist", "worksteal", *arguments])
         table = stage / "table.md"
         if matrix:
             # They wait more than they work, and there are many.

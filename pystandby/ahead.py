@@ -38,9 +38,36 @@ _ROOM_LEFT = 1 << 30
 """Bytes that the spool leaves free on the file system of pg_wal; with small segments, sixteen of them."""
 
 
-def run(options: Options, asker: Asker, memory: Memory, segment_size: int) -> None:
+_STATE = "PYSTANDBY_LOOK_AHEAD"
+"""The variable that hands the state of a restore to a process of its own."""
+
+
+def run(options: Options, asker: Asker, segment_size: int) -> None:
     """Be the child, to its end; at once if another is there. ``options`` are those of the restore just done."""
-    _Child(options, asker, memory, segment_size).run()
+    _Child(options, asker, Memory(options.xlogfilepath, asker.identity), segment_size).run()
+
+
+def elsewhere(options: Options, asker: Asker, segment_size: int) -> "tuple[str, dict[str, str]]":
+    """What another process needs to do run(): the code that it runs, and variables of its environment."""
+    import pickle
+
+    # It will not be where relative names lead to the same files. Who asks is known from here: it has other parents.
+    state = pickle.dumps((options.in_full(os.path.abspath), asker.in_full(os.path.abspath), segment_size))
+    return "from pystandby import ahead; ahead.run_elsewhere()", {_STATE: state.hex()}
+
+
+def run_elsewhere() -> None:
+    """Do what elsewhere() has prepared, away from the data directory, which could not be removed while this is in it."""
+    import pickle
+    import sys
+
+    options, asker, segment_size = pickle.loads(bytes.fromhex(os.environ.pop(_STATE)))
+    osdep.use_standard_descriptors()
+    os.chdir(os.path.splitdrive(sys.executable)[0] + os.sep)
+    try:
+        run(options, asker, segment_size)
+    finally:
+        os._exit(0)
 
 
 class _Child:
@@ -61,6 +88,7 @@ class _Child:
         self.failed = ""
         self.retry_at = 0.0
         self.useless = False
+        self.settling = False
 
     def run(self) -> None:
         lock = spool.claim(self.spool, self.asker.identity())
@@ -79,7 +107,7 @@ class _Child:
                 self._review()
             if self._fill():
                 continue
-            if self.useless or not self.held or now - taken_at > _IDLE:
+            if self.useless or not (self.held or self.settling) or now - taken_at > _IDLE:
                 # Nothing more in the archive: the call that waits for it starts the next child.
                 break
             if now - taken_at >= 1.0:
@@ -169,6 +197,7 @@ class _Child:
             if found.state == fetch.SETTLING and found.seconds <= 1.0:
                 time.sleep(found.seconds)
                 found = self._fetch(name)
+            self.settling = False
             if found.state == fetch.READY and found.copy is not None:
                 try:
                     self.asker.alive()
@@ -183,6 +212,8 @@ class _Child:
                 return not self.useless
             # Not again at once: a copy of a segment that is being written, or a full quota, costs the server's own disk.
             self.failed, self.retry_at = name, time.monotonic() + _REVIEW
+            # It has yet to rest for so long (--stable), which a call that waits for it would see no sooner.
+            self.settling = found.state == fetch.SETTLING and found.seconds > 1.0
             self.useless = found.state == fetch.FAILED
         return False
 

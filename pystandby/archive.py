@@ -209,7 +209,7 @@ class Archive:
         """Open the file of a name and an ending. Raises OSError where this process itself lacks descriptors or memory."""
         path = self.path(name + ending)
         try:
-            descriptor = os.open(path, osdep.O_READ)
+            descriptor = osdep.open_file(path, osdep.O_READ)
         except OSError as failure:
             if failure.errno in osdep.OWN_SHORTAGE:
                 raise
@@ -232,7 +232,7 @@ class Archive:
         """Why the archive's folder cannot be used; None if it is there."""
         try:
             # Opening it is what makes an NFS client ask the server whether names that it took for absent have come.
-            os.close(os.open(self.directory, osdep.O_READ))
+            os.close(osdep.open_file(self.directory, osdep.O_READ))
         except OSError:
             pass
         try:

@@ -72,7 +72,7 @@ class _File:
         self.name = name
         self.kind = wal.kind(name)
         try:
-            self.descriptor = os.open(path, osdep.O_READ)
+            self.descriptor = osdep.open_file(path, osdep.O_READ)
         except OSError as failure:
             raise self._refused(f"cannot be read: {say.reason(failure)}", "Give %p first, as the server puts it.") from failure
         try:
@@ -178,7 +178,7 @@ class _Call:
                 raise
             raise self._failed(f"what is there as {name} cannot be compared. {failure.message}", failure.hint) from failure
         # Whoever put it there may have been killed before it was on the disk, and the server removes its own now.
-        os.fsync(entry.descriptor)
+        osdep.sync_file(self.archive.path(name), entry.descriptor)
 
     def _expands_to_the_same(self, entry: archive.Entry) -> bool:
         """Whether a compressed file holds what this one does. Raises StandbyError where it is damaged, and OSError."""

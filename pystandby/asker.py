@@ -8,6 +8,10 @@ import os
 from pystandby import osdep, wal
 from pystandby.exits import SERVER_GONE, SERVER_STOPPING, StandbyError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SERVER = "server"
 PG_REWIND = "pg_rewind"
 PERSON = "person"
@@ -61,19 +65,26 @@ class Asker:
                 self.data_directory = parent if version is not None else None
             if self.data_directory is not None:
                 self.standby_mode = in_standby_mode(self.data_directory or "")
-                # Without exec in restore_command our parent is a shell that outlives the server: the group's leader is the
-                # startup process itself.
-                self._leader = osdep.process_group()
-            if self._leader is not None:
-                self._leader_started = osdep.started(self._leader)
             self._postmaster = self._postmaster_lines()[:3] or None
             self._postmaster_started = self._started_postmaster()
+            if self.data_directory is not None:
+                self._leader = osdep.startup_process(self._postmaster_pid())
+            if self._leader is not None:
+                self._leader_started = osdep.started(self._leader)
         elif base == name and os.path.basename(folder) in _WAL_FOLDERS:
             version = osdep.read_small(os.path.join(parent, "PG_VERSION"), 16)
             if version is not None:
                 self.kind = PG_REWIND
                 self.data_directory = parent
         self.server_version = version_number(version)
+
+    def in_full(self, full: "Callable[[str], str]") -> "Asker":
+        """The same with the data directory's path made ``full``, for a process that has another current directory."""
+        other = Asker.__new__(Asker)
+        for attribute in Asker.__slots__:
+            setattr(other, attribute, getattr(self, attribute))
+        other.data_directory = full(self.data_directory or ".") if self.data_directory is not None else None
+        return other
 
     def alive(self) -> None:
         """Return while the server that asked is there and running; for others always.
@@ -102,7 +113,11 @@ class Asker:
         # Line 8 of postmaster.pid, LOCK_FILE_LINE_PM_STATUS (src/include/utils/pidfile.h). Where the server signals us when we
         # are to go, it is not for us: in a smart shutdown it says so while recovery goes on until the last session has ended.
         if not osdep.SHUTDOWN_SIGNALS_US and len(lines) > 7 and lines[7].strip() == b"stopping":
-            raise StandbyError(SERVER_STOPPING, "the server is shutting down", "Nothing is taken for the end of recovery.")
+            raise StandbyError(
+                SERVER_STOPPING,
+                "the server is shutting down",
+                "It is left by a status that does not end recovery: the server calls that FATAL, and goes down as asked.",
+            )
 
     def identity(self) -> str:
         """What tells this server process from every other, before and after; as long as it is asked of a living one."""
@@ -152,8 +167,12 @@ class Asker:
 
     def _started_postmaster(self) -> "str | None":
         """When the process that postmaster.pid names started; None if there is none. A single-user server's is negative."""
+        pid = self._postmaster_pid()
+        return osdep.started(pid) if pid is not None else None
+
+    def _postmaster_pid(self) -> "int | None":
         pid = (self._postmaster or [b""])[0].strip().lstrip(b"-")
-        return osdep.started(int(pid)) if pid.isdigit() else None
+        return int(pid) if pid.isdigit() else None
 
     def promoted(self) -> bool:
         """Whether the server that asked has come up: its startup process has ended, its postmaster takes connections."""

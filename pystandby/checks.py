@@ -5,7 +5,6 @@ Looks at the data directory, the configuration files, the archive and the trigge
 
 import os
 import re
-import shlex
 import shutil
 import stat
 
@@ -13,7 +12,7 @@ from pystandby import archive, exits, osdep, ready, say, timelines, trigger, wal
 from pystandby.archive import Archive
 from pystandby.exits import StandbyError
 from pystandby.options import Options
-from pystandby.server import Server, pystandby_in
+from pystandby.server import Server, name_of, pystandby_in, words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -254,14 +253,14 @@ class Check:
     def _removes(self, command: str, trigger_file: str) -> bool:
         """Whether recovery_end_command names the trigger file, or runs something that may know of it."""
         try:
-            words = shlex.split(command, comments=True)
+            words = words_of(command)
         except ValueError:
             return False
         paths = [word.rstrip(";").removeprefix("--trigger=").removeprefix("-t") for word in words]
         if any(self.server.path(path) == self.server.path(trigger_file) for path in paths if path):
             return True
-        ours = {os.path.basename(word) for word in words} & {"pystandby", "rm"}
-        return not ours and "/" in words[0]
+        ours = {name_of(word) for word in words} & {"pystandby", "rm", "del"}
+        return not ours and os.path.dirname(words[0]) != ""
 
     # Where the segments come from, and where they go
 

@@ -129,6 +129,8 @@ def help_text() -> str:
         "",
         "Exit status: 0, the file is restored; 1, the end of recovery was asked for, or there is no such",
         "file; 200 and above, an error: the server stops and loses nothing.",
+        "",
+        "SIGUSR1 ends recovery as a trigger file with the word fast does; Windows has no such signal.",
     ]
     return "\n".join(lines)
 

@@ -18,9 +18,7 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pystandby import osdep
 from pystandby.exits import UNEXPECTED, StandbyError
 
 OLDEST_VERSION = 10
@@ -37,9 +36,6 @@ SUPERUSER = "postgres"
 
 PORT = 5432
 """Names the socket file, no more: every cluster has a socket directory of its own, and no server listens to TCP."""
-
-LONGEST_SOCKET_PATH = 107 if sys.platform == "linux" else 103
-"""sun_path of struct sockaddr_un, less its closing NUL; PostgreSQL refuses to start with a longer one."""
 
 ALWAYS_NEEDED = ("initdb", "postgres", "pg_ctl")
 
@@ -121,7 +117,7 @@ def ordinary_account() -> Account | None:
     It is `postgres` where there is one, else `nobody`; where there is neither, a system user `pystandby` is made.
     Raises StandbyError when that fails.
     """
-    if sys.platform == "win32" or os.geteuid() != 0:
+    if not osdep.is_root():
         return None
     for name in ("postgres", "nobody", "pystandby"):
         if account := _account(name):
@@ -149,15 +145,8 @@ def useradd_command(name: str) -> list[str]:
 
 
 def _account(name: str) -> Account | None:
-    if sys.platform == "win32":
-        return None
-    import pwd
-
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        return None
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid) if entry.pw_uid != 0 else None
+    found = osdep.find_user(name)
+    return Account(name, *found) if found and found[0] != 0 else None
 
 
 def owned_folder(path: Path, account: Account | None) -> Path:
@@ -175,8 +164,8 @@ def temporary_folder(account: Account | None = None, prefix: str = "psb-", base:
     """
     if base is None:
         base = Path(tempfile.gettempdir())
-        too_long = len(os.fsencode(base.resolve())) > LONGEST_SOCKET_PATH - 60
-        if sys.platform != "win32" and (too_long or (account and not _others_may_enter(base))):
+        too_long = osdep.LONGEST_SOCKET_PATH and len(os.fsencode(base.resolve())) > osdep.LONGEST_SOCKET_PATH - 60
+        if too_long or (account and not _others_may_enter(base)):
             base = Path("/tmp")
     path = Path(tempfile.mkdtemp(prefix=prefix, dir=base)).resolve()
     give(path, account)
@@ -185,8 +174,8 @@ def temporary_folder(account: Account | None = None, prefix: str = "psb-", base:
 
 def give(path: Path, account: Account | None) -> None:
     """Make `account` the owner of `path`; without one it is ours already."""
-    if account and sys.platform != "win32":
-        os.chown(path, account.uid, account.gid)
+    if account:
+        osdep.give_path(str(path), account.uid, account.gid)
 
 
 def _others_may_enter(folder: Path) -> bool:
@@ -208,7 +197,7 @@ def environment(account: Account | None = None, home: Path | None = None, libdir
         result["HOME"] = str(home or "/")
         result.pop("TMPDIR", None)
     if libdir:
-        variable = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+        variable = osdep.LIBRARY_PATH
         result[variable] = os.pathsep.join(filter(None, [str(libdir), result.get(variable, "")]))
     return result
 
@@ -228,7 +217,7 @@ class Installation:
 
     def program(self, name: str) -> Path:
         """Return the path of one of its programs, whether it is there or not."""
-        return self.bindir / (name + ".exe" if sys.platform == "win32" else name)
+        return self.bindir / (name + osdep.PROGRAM_ENDING)
 
     def has(self, *names: str) -> bool:
         """Tell whether all these programs are there."""
@@ -254,7 +243,7 @@ def inspect_installation(bindir: Path, account: Account | None = None) -> Instal
                 capture_output=True,
                 text=True,
                 timeout=60,
-                cwd="/" if os.name == "posix" else None,  # programs up to 15 fail where they may not enter their cwd
+                cwd="/",  # programs up to 15 fail where they may not enter their cwd
                 env=environment(account, libdir=libdir),
                 **run_as(account),
             )
@@ -483,11 +472,11 @@ class Cluster:
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
         socket = self.socket_directory / f".s.PGSQL.{self.port}"
-        if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+        if len(os.fsencode(socket)) > osdep.LONGEST_SOCKET_PATH:
             raise StandbyError(
                 UNEXPECTED,
                 f'the path of a socket in "{self.socket_directory}" would be too long',
-                f"It has {len(os.fsencode(socket))} bytes; the system allows {LONGEST_SOCKET_PATH}.",
+                f"It has {len(os.fsencode(socket))} bytes; the system allows {osdep.LONGEST_SOCKET_PATH}.",
                 "Use a folder with a shorter path, such as /tmp.",
             )
         if not self.socket_directory.exists():
@@ -642,8 +631,8 @@ class Cluster:
     def kill(self, process: int | None = None) -> None:
         """Kill a process of the cluster with SIGKILL: the postmaster, unless told another, as a crash would."""
         process = process or self.postmaster_pid()
-        if process and sys.platform != "win32":
-            os.kill(process, signal.SIGKILL)
+        if process:
+            osdep.kill(process)
             if self._server and process == self._server.pid:
                 self._server.wait()
                 self._server = None
@@ -671,7 +660,7 @@ class Cluster:
         if self._server:
             return self._server.poll() is None
         process = self.postmaster_pid()
-        return process is not None and _is_alive(process)
+        return process is not None and osdep.started(process) is not None
 
     def _postmaster_file(self) -> list[str]:
         try:
@@ -754,22 +743,3 @@ class Cluster:
         ended = self._server.poll() if self._server else None
         state = f"It ended with status {ended}. " if ended is not None else ""
         return StandbyError(UNEXPECTED, f"{self.name}: {message}", f"{state}The end of its log:\n{self.log_tail()}".rstrip())
-
-
-def _is_alive(process: int) -> bool:
-    if sys.platform == "win32":
-        command = ["tasklist", "/NH", "/FI", f"PID eq {process}"]
-        answer = subprocess.run(command, check=False, capture_output=True, text=True)
-        return str(process) in answer.stdout
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # A zombie can be signalled, too: an orphaned postmaster where nobody reaps.
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[:1] != ["Z"]

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from pystandby import osdep
 from pystandby.cluster import (
     Account,
     Cluster,
@@ -86,7 +87,7 @@ def demo(seconds: int = 15, fast: bool = False, postgres: str | None = None, kee
     with _Signals() as signals:
         show: _Demonstration | None = None
         try:
-            if sys.platform == "win32":
+            if not osdep.LONGEST_SOCKET_PATH:
                 raise StandbyError(
                     UNEXPECTED,
                     "the demonstration does not run on Windows",

@@ -23,6 +23,7 @@ READY = "ready"
 ABSENT = archive.ABSENT
 UNAVAILABLE = archive.UNAVAILABLE
 UNREADABLE = archive.UNREADABLE
+IN_USE = "in use"
 UNFINISHED = ready.UNFINISHED
 WRONG = ready.WRONG
 SETTLING = "settling"
@@ -39,7 +40,7 @@ _ENOUGH = 512 << 10
 """Bytes of the next segment that hold the end of the last record of this one, unless that is larger than any usual."""
 
 _SKEW = 60.0
-"""Seconds by which the clock of the archive's file system may be behind ours: younger files have to be seen at rest."""
+"""Seconds by which a modification time may be ahead of our clock and still be no mistake."""
 
 _DEFAULT_SEGMENT_SIZE = 16 << 20
 
@@ -121,9 +122,12 @@ class Fetcher:
         """Whether a segment that is unfinished and has come to rest is wanted as it is."""
         self.takes_young = asker.kind == PG_REWIND or kind != wal.SEGMENT
         """Whether --delay does not count."""
+        self.takes_again = False
+        """Whether the server has had it before, so that it need not prove again that it rests (--stable)."""
         self.takes_at_once = False
         """Whether it is wanted without having come to rest, because it was handed over before."""
         self._seen: tuple[tuple[int, ...], float] | None = None
+        self._recalled: tuple[str, float] | None = None
         self._judged: tuple[tuple[int, ...], float, str, str] | None = None
         self._segment_size = 0
         self._copy: Copy | None = None
@@ -208,7 +212,9 @@ class Fetcher:
                 "",
                 "Remove it from the archive, then start the server.",
             )
-        rested = self._rest(status)
+        if osdep.is_open_for_writing(self._path):
+            return self._in_use()
+        rested = self._rest(status, entry.descriptor)
         try:
             # What a compressed one holds is seen only when it is copied.
             found = self._judge_content(entry.descriptor, status.st_size, rested) if not entry.ending else None
@@ -217,7 +223,7 @@ class Fetcher:
                 found.rested = rested
                 return found
         except osdep.SourceError as failure:
-            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+            return self._unread(failure)
         return self._copy_and_judge(entry, status, rested)
 
     @property
@@ -257,7 +263,7 @@ class Fetcher:
         left = 0.0 if self.takes_young else self._options.delay - (time.time() - status.st_mtime)
         if self._options.delay and left > 0:
             return self._delayed(left)
-        if rested < self._stable:
+        if rested < self._stable and not self.takes_again:
             return Found(SETTLING, self._stable - rested)
         known = self._judged is not None and self._judged[0] == _signature(status) and time.monotonic() < self._judged[1]
         if known and self._judged is not None and not self._hands_over_unfinished(rested):
@@ -309,6 +315,8 @@ class Fetcher:
                     return unfit
             else:
                 copy.fill(entry.descriptor, status.st_size)
+            if osdep.is_open_for_writing(self._path):
+                return self._in_use()
             changed = _signature(os.fstat(entry.descriptor)) != _signature(status)
             if changed or (not entry.ending and copy.size != status.st_size):
                 return Found(SETTLING, _MOMENT)
@@ -322,7 +330,7 @@ class Fetcher:
             keep = found.copy is not None
             return found
         except osdep.SourceError as failure:
-            return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
+            return self._unread(failure)
         except OSError as failure:
             return self.destination_failure(failure)
         except MemoryError:
@@ -453,7 +461,7 @@ class Fetcher:
 
     def _warn_by_hand(self, copy: Copy) -> None:
         """Say what a server would have been spared; a person gets the file by its size, as from pg_standby."""
-        head = os.pread(copy.descriptor, wal.LONG_HEADER_SIZE, 0) if hasattr(os, "pread") else b""
+        head = _read_at(copy.descriptor, wal.LONG_HEADER_SIZE, 0)
         verdict = ready.judge_head(head, copy.size, self._name)
         if verdict.state == ready.WHOLE:
             verdict = self._judge_pages(copy, at_rest=True)
@@ -465,19 +473,31 @@ class Fetcher:
                 "To have it refused, use --verify pages; to do without this warning, --verify size.",
             )
 
-    def _rest(self, status: os.stat_result) -> float:
-        """For how many seconds a file has not changed, by our own looks and by its times."""
-        changed = osdep.changed_at(status)
+    def _rest(self, status: os.stat_result, descriptor: int) -> float:
+        """For how many seconds an open file has not changed, by our own looks and by its times."""
+        changed = osdep.changed_at(status, descriptor)
         # The archive's server may have a clock of its own, behind ours.
-        age = time.time() - changed - _SKEW if changed is not None else 0.0
+        age = time.time() - changed - osdep.clock_behind(self._path) if changed is not None else 0.0
         return max(self._unchanged(_signature(status)), age)
 
     def _unchanged(self, appearance: "tuple[int, ...]") -> float:
         """For how many seconds every look has found the same."""
         now = time.monotonic()
         if self._seen is None or self._seen[0] != appearance:
-            self._seen = (appearance, now)
+            seconds = 0.0
+            if self._seen is None and self._recalled is not None and self._recalled[0] == _word(appearance):
+                seconds = self._recalled[1]
+            self._seen = (appearance, now - seconds)
         return now - self._seen[1]
+
+    def recall(self, appearance: str, seconds: float) -> None:
+        """Take into account that an earlier call saw the file look like appearance() so many seconds ago."""
+        self._recalled = (appearance, seconds)
+
+    def appearance(self) -> str:
+        """What changes when the archive's file does, as one word; empty where there is none."""
+        status = self.archive.status(self._name)
+        return _word(_signature(status)) if status is not None else ""
 
     # What to say
 
@@ -524,6 +544,8 @@ class Fetcher:
 
     def _unknown(self, entry: archive.Entry) -> Found:
         assert entry.failure is not None
+        if osdep.is_in_use(entry.failure):
+            return self._in_use()
         why = say.reason(entry.failure)
         if entry.state == UNREADABLE:
             return Found(
@@ -542,6 +564,15 @@ class Fetcher:
         )
         found.rested = self._unchanged((-1,))
         return found
+
+    def _in_use(self) -> Found:
+        """What to say of a file that may still be being written, or that nobody else may read for the time being."""
+        return Found(IN_USE, min(_LONG_MOMENT, self._options.sleep), f'"{self._path}" is held open by another program')
+
+    def _unread(self, failure: osdep.SourceError) -> Found:
+        if osdep.is_in_use(failure):
+            return self._in_use()
+        return self._failure(exits.SOURCE_FAILED, f'could not read "{self._path}"', failure)
 
     def _failure(self, status: int, what: str, failure: OSError) -> Found:
         found = Found(FAILED, self._options.sleep, f"{what}: {say.reason(failure)}")
@@ -607,6 +638,10 @@ class Fetcher:
 def _signature(status: os.stat_result) -> "tuple[int, ...]":
     """What changes when a file does."""
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _word(signature: "tuple[int, ...]") -> str:
+    return ":".join(map(str, signature))
 
 
 def _read_at(descriptor: int, size: int, offset: int) -> bytes:

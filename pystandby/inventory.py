@@ -110,7 +110,7 @@ class Files:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-            descriptor = os.open(path, osdep.O_READ)
+            descriptor = osdep.open_file(path, osdep.O_READ)
         except OSError as failure:
             if failure.errno in osdep.OWN_SHORTAGE:
                 raise

@@ -49,10 +49,10 @@ def note(folder: str, kind: str, subject: str, detail: str = "") -> None:
     path = os.path.join(folder, "journal")
     try:
         try:
-            descriptor = os.open(path, _APPEND, 0o600)
+            descriptor = osdep.open_file(path, _APPEND, 0o600)
         except FileNotFoundError:
             os.mkdir(folder, 0o700)
-            descriptor = os.open(path, _APPEND, 0o600)
+            descriptor = osdep.open_file(path, _APPEND, 0o600)
         try:
             os.write(descriptor, line)
             size = os.lseek(descriptor, 0, os.SEEK_CUR)
@@ -60,7 +60,7 @@ def note(folder: str, kind: str, subject: str, detail: str = "") -> None:
             os.close(descriptor)
         # Looked at once more: another may have put it aside meanwhile.
         if size > LARGEST and os.stat(path).st_size >= size:
-            os.replace(path, f"{path}.1")
+            osdep.replace(path, f"{path}.1")
     except OSError:
         pass
 
@@ -162,7 +162,7 @@ def _lines(path: str, size: int, complain: bool = False) -> "list[bytes]":
     to be read.
     """
     try:
-        descriptor = os.open(path, osdep.O_READ)
+        descriptor = osdep.open_file(path, osdep.O_READ)
     except FileNotFoundError:
         return []
     except OSError:

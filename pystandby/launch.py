@@ -34,7 +34,7 @@ def start() -> "NoReturn":
     try:
         status = main(sys.argv[1:], launcher)
     finally:
-        # contrib/linux/pystandby takes 1 for a Python that could not start, and 211 for the word that PostgreSQL knows as 1.
+        # The executable takes 1 for a Python that could not start, and 211 for the word that PostgreSQL knows as 1.
         if launcher and status == 1:
             status = 211
         # Not sys.exit(): that would wait for the watch's threads, and turn a failed flush of stdout into 120.
@@ -44,7 +44,8 @@ def start() -> "NoReturn":
 def main(arguments: "list[str]", launcher: str = "") -> int:
     """Do what a command line (without the program's name) says, and return the exit status. Raises nothing.
 
-    ``launcher`` is the process id of the shell that waits for us, if one does, and "asked" where SIGUSR1 came to that.
+    ``launcher`` is the process id of the shell that waits for us, if one does, and "asked" where SIGUSR1 came to that; "exe" is
+    the one of Windows (contrib/windows/pystandby.c), which takes us with it when it ends.
     """
     try:
         status = _main(arguments, launcher)
@@ -62,7 +63,7 @@ def main(arguments: "list[str]", launcher: str = "") -> int:
 def _main(arguments: "list[str]", launcher: str) -> int:
     from pystandby import argv, osdep
 
-    if launcher:
+    if launcher and launcher != "exe":
         osdep.heed_quit()
         shell, _, asked = launcher.partition(" ")
         osdep.waiting_shell = int(shell)
@@ -95,7 +96,9 @@ def _failed(failure: BaseException, is_restore: bool) -> int:
         from pystandby import exits, say
 
         if isinstance(failure, exits.StandbyError):
-            say.error(failure.message, failure.detail, failure.hint)
+            # What was asked for is no error.
+            tell = say.log if failure.status == exits.SERVER_STOPPING else say.error
+            tell(failure.message, failure.detail, failure.hint)
             return failure.status
         if isinstance(failure, KeyboardInterrupt):
             say.error("interrupted", "Nothing was restored, and recovery has not ended." if is_restore else "")

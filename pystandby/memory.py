@@ -164,7 +164,7 @@ class Memory:
                 pass
             with open(temporary, "wb", buffering=0) as file:
                 file.write(content)
-            os.replace(temporary, path)
+            osdep.replace(temporary, path)
         except OSError:
             try:
                 os.unlink(temporary)

@@ -3,6 +3,10 @@
 The short options, their defaults and their limits are pg_standby's (contrib/pg_standby/pg_standby.c, PostgreSQL 8.3 to 13).
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FLAG = "flag"
 NUMBER = "number"
 TEXT = "text"
@@ -152,9 +156,22 @@ class Options:
 
     def for_file(self, name: str, destination: str) -> "Options":
         """The same options for another file."""
+        options = self._copy()
+        options.nextwalfile = name
+        options.xlogfilepath = destination
+        return options
+
+    def in_full(self, full: "Callable[[str], str]") -> "Options":
+        """The same options with every path in them made ``full``."""
+        options = self._copy()
+        options.archivelocation = full(self.archivelocation)
+        options.xlogfilepath = full(self.xlogfilepath)
+        options.trigger = full(self.trigger) if self.trigger is not None else None
+        options.removal_pause = full(self.removal_pause) if self.removal_pause is not None else None
+        return options
+
+    def _copy(self) -> "Options":
         options = Options.__new__(Options)
         for attribute in Options.__slots__:
             setattr(options, attribute, getattr(self, attribute))
-        options.nextwalfile = name
-        options.xlogfilepath = destination
         return options

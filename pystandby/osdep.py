@@ -1,4 +1,4 @@
-"""What differs between operating systems: copying in the kernel, locks, signals, and who is alive. No policy.
+"""What differs between operating systems: open files, copying in the kernel, locks, signals, and who is alive. No policy.
 
 The only module that asks for sys.platform.
 """
@@ -6,6 +6,7 @@ The only module that asks for sys.platform.
 import errno
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ O_READ = os.O_RDONLY | O_CLOEXEC | O_BINARY | getattr(os, "O_NONBLOCK", 0) | get
 OWN_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Failures that say something about this machine and nothing about the file: no descriptors left, no memory left."""
 
+CLOCK_BEHIND = 60.0
+"""Seconds by which the clock of another machine, a file server, may be behind ours: younger files have to be seen at rest."""
+
 _CHUNK = 1 << 20
 
 BYTE_ORDER = sys.byteorder
@@ -27,10 +31,16 @@ BYTE_ORDER = sys.byteorder
 COPIES_SET_SIZE_FIRST = sys.platform == "win32"
 """Whether the usual copy of this system gives a file its final size before its content, as Windows' copy does."""
 
-SHUTDOWN_SIGNALS_US = os.name == "posix"
+SHUTDOWN_SIGNALS_US = sys.platform != "win32"
 """Whether a server that shuts down ends its restore_command itself, by a signal to the process group."""
 
-SHARED_FOLDERS = os.name == "posix"
+HEARTBEAT = 3600.0 if SHUTDOWN_SIGNALS_US else 0.25
+"""Seconds between two looks at whether the server goes down, at most: where no signal says so, it waits for us meanwhile."""
+
+HAS_USER_SIGNALS = sys.platform != "win32"
+"""Whether there is a SIGUSR1, which pg_standby's users know as fast failover."""
+
+SHARED_FOLDERS = sys.platform != "win32"
 """Whether a mode can say that everybody may write to a folder."""
 
 
@@ -40,6 +50,19 @@ another of us; 0 without one."""
 
 user_signal_came = False
 """Whether SIGUSR1 came to that shell before we were there."""
+
+
+LONGEST_SOCKET_PATH = 0 if sys.platform == "win32" else 107 if sys.platform == "linux" else 103
+"""sun_path of struct sockaddr_un, less its closing NUL; PostgreSQL refuses to start with a longer one. 0: there are none."""
+
+LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+"""The variable that names folders of libraries."""
+
+SHELL_QUOTES, SHELL_ESCAPE, SHELL_PUNCTUATION = ('"', "", "<>|&") if sys.platform == "win32" else ("'\"", "\\", "();<>|&")
+"""What the shell that runs a server's commands takes for itself: cmd.exe has backslashes in names, and /bin/sh before blanks."""
+
+PROGRAM_ENDING = ".exe" if sys.platform == "win32" else ""
+"""What the name of a program's file ends in."""
 
 
 class SourceError(OSError):
@@ -72,7 +95,7 @@ def find_packages() -> None:
 def read_small(path: str, size: int) -> "bytes | None":
     """The first ``size`` bytes of a file, or fewer; None where it cannot be read. Does not wait for a FIFO's other end."""
     try:
-        descriptor = os.open(path, O_READ)
+        descriptor = open_file(path, O_READ)
         try:
             return os.read(descriptor, size)
         finally:
@@ -152,65 +175,223 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EOPNOTSUPP)
-
-
-def rename_new(source: str, target: str) -> None:
-    """Rename a file to a name that must be free. Raises FileExistsError where it is taken, and OSError.
-
-    rename() would replace what two makers gave the same name in the same moment; link() does not.
-    """
-    if os.name == "posix":
-        try:
-            os.link(source, target, follow_symlinks=False)
-        except OSError as failure:
-            if failure.errno not in _NO_LINKS:
-                raise
-        else:
-            try:
-                os.unlink(source)
-            except FileNotFoundError:
-                # Whoever came next took it for what somebody left.
-                pass
-            return
-        # A file system without links.
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-    os.rename(source, target)
-
-
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 if sys.platform == "win32":
+    # What subprocess and multiprocessing make their calls of Windows with. ctypes has more of them, and costs a quarter of a
+    # start of Python.
+    import _winapi
+    import msvcrt
+
     # Windows copies only by name, which could not be verified before it is published; reading and writing it is.
     _WAYS: "tuple[Callable[[int, int, int], int], ...]" = ()
 
-    def lock(descriptor: int) -> bool:
-        """Lock an open file for this process; False if another has it."""
-        import msvcrt
+    _ERROR_ACCESS_DENIED = 5
+    _ERROR_SHARING_VIOLATION = 32
+    _ERROR_LOCK_VIOLATION = 33
+    _ERROR_DIR_NOT_EMPTY = 145
+    _MAY_BE_HELD = (_ERROR_ACCESS_DENIED, _ERROR_SHARING_VIOLATION, _ERROR_LOCK_VIOLATION, _ERROR_DIR_NOT_EMPTY)
 
+    _FILE_APPEND_DATA = 0x4
+    _FILE_FLAG_BACKUP_SEMANTICS = 0x02000000
+    _SHARE_READ, _SHARE_WRITE, _SHARE_DELETE = 1, 2, 4
+    _CREATE_NEW, _CREATE_ALWAYS, _OPEN_EXISTING, _OPEN_ALWAYS, _TRUNCATE_EXISTING = 1, 2, 3, 4, 5
+
+    _HELD = 1.0
+    """Seconds for which a file that somebody has open is tried again: scanners and indexers have each new one for a moment.
+    PostgreSQL's own pgrename() (src/port/dirmod.c) does so for ten; here the caller tries again, and may be told to go."""
+
+    _LOCKED_BYTE = 0x7FFFFFF0
+    """The byte that a lock is on. Others cannot read it, so it is one that no file of ours has."""
+
+    def open_file(path: str, flags: int, mode: int = 0o777) -> int:
+        """As os.open(), but others may rename and remove the file meanwhile, as they may elsewhere. Raises OSError.
+
+        Whose number tells a file that another program has for itself (is_in_use()); os.open()'s does not.
+        """
+        access = 0 if flags & os.O_WRONLY else _winapi.GENERIC_READ
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            access |= _FILE_APPEND_DATA if flags & os.O_APPEND else _winapi.GENERIC_WRITE
+        if flags & os.O_CREAT:
+            disposition = _CREATE_NEW if flags & os.O_EXCL else _CREATE_ALWAYS if flags & os.O_TRUNC else _OPEN_ALWAYS
+        else:
+            disposition = _TRUNCATE_EXISTING if flags & os.O_TRUNC else _OPEN_EXISTING
+        return _open(path, access, _SHARE_READ | _SHARE_WRITE | _SHARE_DELETE, disposition, flags)
+
+    def _open(path: str, access: int, share: int, disposition: int, flags: int) -> int:
+        if "\0" in path:
+            raise ValueError("embedded null character")
+        # The flag opens folders too, as open() does elsewhere.
+        handle = _winapi.CreateFile(path, access, share, 0, disposition, _FILE_FLAG_BACKUP_SEMANTICS, 0)
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            return msvcrt.open_osfhandle(handle, flags & (os.O_RDWR | os.O_WRONLY | os.O_APPEND) | os.O_BINARY)
+        except OSError:
+            _winapi.CloseHandle(handle)
+            raise
+
+    def is_in_use(failure: OSError) -> bool:
+        """Whether a file could not be opened or read because another program has it, or a part of it, for itself."""
+        if isinstance(failure, SourceError):
+            # Of what could be opened a read is denied by a lock only.
+            return failure.errno == errno.EACCES
+        return failure.winerror in (_ERROR_SHARING_VIOLATION, _ERROR_LOCK_VIOLATION)
+
+    def is_open_for_writing(path: str) -> bool:
+        """Whether another program has a file open for writing, or for itself. False where that cannot be told."""
+        try:
+            os.close(_open(path, _winapi.GENERIC_READ, _SHARE_READ | _SHARE_DELETE, _OPEN_EXISTING, 0))
+        except OSError as failure:
+            return is_in_use(failure)
+        return False
+
+    def path_problem(path: str) -> str:
+        """What is wrong with the name of a file, whatever there is on the disk; empty if nothing is."""
+        if '"' in path:
+            return 'has a quotation mark in it: before a closing one, a backslash is written twice, as in "C:\\archive\\\\"'
+        stem = os.path.basename(path).partition(".")[0].rstrip(" ").upper()
+        if stem in _DEVICES or (stem[:-1] in ("COM", "LPT") and stem[-1:] in "123456789"):
+            return "is the name of a device"
+        return ""
+
+    _DEVICES = ("CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$")
+    """Names that a file cannot have, in any folder and with any ending, beside COM1 and the like."""
+
+    def replace(source: str, target: str) -> None:
+        """As os.replace(), tried again for a moment where somebody has one of the two files open. Raises OSError."""
+        _persist(lambda: os.replace(source, target))
+
+    def rename_new(source: str, target: str) -> None:
+        """Rename a file to a name that must be free. Raises FileExistsError where it is taken, and OSError."""
+        _persist(lambda: os.rename(source, target))
+
+    def remove(path: str) -> None:
+        """As os.unlink(), tried again for a moment where somebody has the file open. Raises OSError."""
+        _persist(lambda: os.unlink(path))
+
+    def remove_folder(path: str) -> None:
+        """As os.rmdir(), tried again for a moment: a file that was removed stays while somebody has it open. Raises OSError."""
+        _persist(lambda: os.rmdir(path))
+
+    def _persist(work: "Callable[[], None]") -> None:
+        until = time.monotonic() + _HELD
+        while True:
+            try:
+                return work()
+            except OSError as failure:
+                if failure.winerror not in _MAY_BE_HELD or time.monotonic() >= until:
+                    raise
+            time.sleep(0.01)
+
+    def set_modified(path: str, descriptor: int, modified: int) -> None:
+        """Give an open file a modification time, in nanoseconds, which stays when it is closed. Raises OSError."""
+        import ctypes
+
+        # By the handle that wrote to it: whatever another one sets is overwritten when that is closed.
+        time_of = ctypes.c_uint64(modified // 100 + _EPOCH)
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        if not ctypes.windll.kernel32.SetFileTime(handle, None, None, ctypes.byref(time_of)):
+            raise ctypes.WinError()
+
+    _EPOCH = 116444736000000000
+    """1970 in units of 100 nanoseconds since 1601, which Windows counts in."""
+
+    def sync_file(path: str, descriptor: int) -> None:
+        """Make the content of a file durable that is open for reading. Raises OSError."""
+        # FlushFileBuffers() takes a handle that may write.
+        writable = open_file(path, os.O_RDWR)
+        try:
+            os.fsync(writable)
+        finally:
+            os.close(writable)
+
+    def lock(descriptor: int) -> bool:
+        """Lock an open file for this process; False if another has it, or where files cannot be locked."""
+        try:
+            at = os.lseek(descriptor, 0, os.SEEK_CUR)
+            try:
+                os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            finally:
+                os.lseek(descriptor, at, os.SEEK_SET)
         except OSError:
             return False
         return True
 
-    def process_group() -> "int | None":
-        """The leader of our process group; None: Windows has none."""
+    def startup_process(postmaster: "int | None") -> "int | None":
+        """The process id of the server's startup process: that child of the postmaster which we descend from; None if none is."""
+        process = os.getpid()
+        # cmd.exe, and before Python itself what starts it: pip's pystandby.exe, a venv's python.exe.
+        for _ in range(16):
+            parent = _parent(process)
+            if parent is None or parent == postmaster:
+                return None if parent is None else process
+            process = parent
         return None
+
+    def _parent(pid: int) -> "int | None":
+        import ctypes
+
+        try:
+            handle = _winapi.OpenProcess(_QUERY_LIMITED_INFORMATION, False, pid)
+        except OSError:
+            return None
+        try:
+            # PROCESS_BASIC_INFORMATION, as os.getppid() reads it since Python 3.13; the last is the parent.
+            answer = (ctypes.c_size_t * 6)()
+            query = ctypes.windll.ntdll.NtQueryInformationProcess
+            status = query(ctypes.c_void_p(handle), 0, answer, ctypes.sizeof(answer), None)
+        finally:
+            _winapi.CloseHandle(handle)
+        return int(answer[5]) or None if status == 0 else None
+
+    _QUERY_LIMITED_INFORMATION = 0x1000
+    _SYNCHRONIZE = 0x100000
 
     def started(pid: int) -> "str | None":
-        """When a process started; None, as for one that has gone: nothing here can tell."""
-        return None
+        """When a process started, in words of the operating system that no later process of that id shares; None: it has gone.
+
+        The word is empty for a process of somebody else's, of whom only that much is known.
+        """
+        try:
+            handle = _winapi.OpenProcess(_QUERY_LIMITED_INFORMATION | _SYNCHRONIZE, False, pid)
+        except OSError as failure:
+            return "" if failure.winerror == _ERROR_ACCESS_DENIED else None
+        try:
+            # It stays known for as long as somebody has a handle of it.
+            if _winapi.WaitForSingleObject(handle, 0) != _winapi.WAIT_TIMEOUT:
+                return None
+            import ctypes
+
+            times = (ctypes.c_uint64 * 4)()
+            at = [ctypes.byref(times, 8 * number) for number in range(4)]
+            known = ctypes.windll.kernel32.GetProcessTimes(ctypes.c_void_p(handle), *at)
+            return str(times[0]) if known else ""
+        finally:
+            _winapi.CloseHandle(handle)
 
     def boot() -> str:
-        """What tells this run of the operating system from others; nothing here."""
+        """What tells this run of the operating system from others: nothing here, and started() is enough."""
         return ""
 
     def own_user() -> int:
         """Files have no numeric owner on Windows: as stat() says there."""
         return 0
+
+    def is_root() -> bool:
+        """Windows has no root; its PostgreSQL gives up an administrator's rights by itself."""
+        return False
+
+    def find_user(name: str) -> "tuple[int, int] | None":
+        """None: Windows has no numbers of users."""
+        return None
+
+    def give_path(path: str, user: int, group: int) -> None:
+        """Nothing: see own_user()."""
+
+    def kill(pid: int) -> None:
+        """End a process at once. Raises OSError."""
+        os.kill(pid, 9)
 
     def give(descriptor: int, user: int, group: int) -> None:
         """Files have no numeric owner on Windows."""
@@ -253,12 +434,58 @@ if sys.platform == "win32":
         """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
         raise OSError(errno.ENOSYS, "not supported on Windows")
 
-    def end_helper(pid: int, kill: bool) -> None:
-        """End a process of ours; there is none: see fork()."""
+    def start_helper(work: "Callable[[], None]", elsewhere: "Callable[[], tuple[str, dict[str, str]]]") -> None:
+        """Do ``work`` in a process that outlives us, holds none of our files open, and ends with it. Raises OSError.
 
-    def fork(work: "Callable[[], None]") -> None:
-        """Raise OSError: Windows cannot fork."""
-        raise OSError(errno.ENOSYS, "no fork on Windows")
+        Windows cannot fork: a Python of its own runs the code that ``elsewhere`` returns, with these variables in its environment
+        and our sys.path. It begins in our current directory, which it should leave: nobody can remove one that somebody is in.
+        """
+        import subprocess
+
+        code, variables = elsewhere()
+        # A venv's python.exe is one process more, that only waits for another.
+        python = getattr(sys, "_base_executable", "") or sys.executable
+        # Without a handle of ours, or the server's log would wait for its last writer; no console of its own, nor ours.
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        how = ["-E"] * sys.flags.ignore_environment + ["-S"] * sys.flags.no_site
+        process = subprocess.Popen(
+            [python, *how, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+            close_fds=True,
+            creationflags=flags,
+            env={**os.environ, **variables},
+        )
+        # It is to outlive us, and a warning that it does would be no news.
+        process.returncode = 0
+
+    def end_helper(pid: int, kill: bool) -> None:
+        """End a process of ours, which start_helper() started; another that has got its number since is left alone."""
+        if pid <= 0 or pid == os.getpid():
+            return
+        try:
+            handle = _winapi.OpenProcess(_QUERY_LIMITED_INFORMATION | _TERMINATE, False, pid)
+        except OSError:
+            return
+        try:
+            # Neither has anything to do that may not be broken off.
+            if _image(handle) == _image(_winapi.GetCurrentProcess()):
+                _winapi.TerminateProcess(handle, 0)
+        except OSError:
+            pass
+        finally:
+            _winapi.CloseHandle(handle)
+
+    _TERMINATE = 0x1
+
+    def _image(process: int) -> str:
+        """The path of the program that a process runs. Raises OSError."""
+        import ctypes
+
+        path = ctypes.create_unicode_buffer(32768)
+        size = ctypes.c_uint32(len(path))
+        query = ctypes.windll.kernel32.QueryFullProcessImageNameW
+        if not query(ctypes.c_void_p(process), 0, path, ctypes.byref(size)):
+            raise ctypes.WinError()
+        return os.path.normcase(path.value)
 
     def free_bytes(path: str) -> int:
         """How many bytes we may still write to the file system of a path. Raises OSError."""
@@ -266,13 +493,57 @@ if sys.platform == "win32":
 
         return shutil.disk_usage(path).free
 
-    def may_be_open_for_writing(descriptor: int) -> bool:
-        """Whether somebody may have an open file open for writing; nothing here can tell."""
-        return True
+    def may_be_open_for_writing(path: str, descriptor: int) -> bool:
+        """Whether somebody may have a file open for writing that ``descriptor`` has open for reading."""
+        return is_open_for_writing(path)
 
-    def changed_at(status: os.stat_result) -> "float | None":
-        """None: a copy may set any time it likes, and there is no inode change time."""
-        return None
+    def changed_at(status: os.stat_result, descriptor: int = -1) -> "float | None":
+        """When a file that is open, if it is, last changed, in seconds since the epoch by the file system's clock.
+
+        Its change time cannot be set back, as copy and robocopy set the modification time; stat() leaves it out. None where it
+        is not known, as on FAT.
+        """
+        if descriptor < 0:
+            return None
+        import ctypes
+
+        # FILE_BASIC_INFO: creation, last access, last write, change, attributes.
+        answer = (ctypes.c_int64 * 5)()
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        if not ctypes.windll.kernel32.GetFileInformationByHandleEx(handle, 0, answer, ctypes.sizeof(answer)) or answer[3] <= 0:
+            return None
+        return max(status.st_mtime, (answer[3] - _EPOCH) / 1e7)
+
+    def clock_behind(path: str) -> float:
+        """Seconds by which the clock of a file's file system may be behind ours: none for a disk of this machine's."""
+        import ctypes
+
+        drive = os.path.splitdrive(os.path.realpath(path))[0]
+        kind = ctypes.windll.kernel32.GetDriveTypeW(ctypes.c_wchar_p(f"{drive}\\"))
+        return 0.0 if kind == _DRIVE_FIXED else CLOCK_BEHIND
+
+    _DRIVE_FIXED = 3
+
+    def write_message(text: str, on_terminal: bool) -> None:
+        """Write a message to stderr, as the server's startup process writes its own: in the system's ANSI code page.
+
+        Outside of databases that is the server's encoding for messages (pg_bind_textdomain_codeset() in
+        src/backend/utils/mb/mbutils.c), in which it reads our command line from its settings, too; it converts for a console
+        only (write_console() in src/backend/utils/error/elog.c). What the code page lacks is written with a backslash.
+        """
+        if on_terminal and sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            return
+        import codecs
+
+        os.write(2, codecs.mbcs_encode(text, "backslashreplace")[0])
+
+    def zone(local: time.struct_time) -> str:
+        """The offset of the local time from UTC: Windows has long names for its zones, in its own language."""
+        minutes = (local.tm_gmtoff or 0) // 60
+        hours, rest = divmod(abs(minutes), 60)
+        return f"{'-' if minutes < 0 else '+'}{hours:02}{f':{rest:02}' if rest else ''}"
 
 else:
     # signal itself imports enum, at half a start of Python.
@@ -292,6 +563,58 @@ else:
 
     _WAYS = (_reflink, *((os.copy_file_range,) if hasattr(os, "copy_file_range") else ()), _sendfile)
 
+    open_file = os.open
+    """As open() in Windows' half."""
+
+    def path_problem(path: str) -> str:
+        """What is wrong with the name of a file, whatever there is on the disk: nothing here."""
+        return ""
+
+    replace = os.replace
+    """A file that is open can be replaced."""
+
+    remove, remove_folder = os.unlink, os.rmdir
+    """And removed."""
+
+    def is_in_use(failure: OSError) -> bool:
+        """False: nobody can keep others from reading a file that they may read."""
+        return False
+
+    def is_open_for_writing(path: str) -> bool:
+        """False: files are open for writing to others at any time, and to tell takes a right that a server has not."""
+        return False
+
+    _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EOPNOTSUPP)
+
+    def rename_new(source: str, target: str) -> None:
+        """Rename a file to a name that must be free. Raises FileExistsError where it is taken, and OSError.
+
+        rename() would replace what two makers gave the same name in the same moment; link() does not.
+        """
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as failure:
+            if failure.errno not in _NO_LINKS:
+                raise
+            # A file system without links.
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+            os.rename(source, target)
+            return
+        try:
+            os.unlink(source)
+        except FileNotFoundError:
+            # Whoever came next took it for what somebody left.
+            pass
+
+    def set_modified(path: str, descriptor: int, modified: int) -> None:
+        """Give an open file a modification time, in nanoseconds. Raises OSError."""
+        os.utime(path, ns=(modified, modified))
+
+    def sync_file(path: str, descriptor: int) -> None:
+        """Make the content of an open file durable. Raises OSError."""
+        os.fsync(descriptor)
+
     def lock(descriptor: int) -> bool:
         """Lock an open file for this process; False if another has it, or where files cannot be locked."""
         try:
@@ -300,8 +623,11 @@ else:
             return False
         return True
 
-    def process_group() -> "int | None":
-        """The process id of our process group's leader: the server's startup process, which is its session's leader too."""
+    def startup_process(postmaster: "int | None") -> "int | None":
+        """The process id of the server's startup process: our process group's leader, which is its session's leader too.
+
+        Without exec in restore_command our parent is a shell that outlives the server.
+        """
         return os.getpgrp()
 
     def started(pid: int) -> "str | None":
@@ -338,6 +664,28 @@ else:
     def own_user() -> int:
         """The user that this process acts as."""
         return os.geteuid()
+
+    def is_root() -> bool:
+        """Whether nothing is forbidden to us."""
+        return os.geteuid() == 0
+
+    def find_user(name: str) -> "tuple[int, int] | None":
+        """The numbers of a user and of its group; None: there is no such user."""
+        import pwd
+
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            return None
+        return entry.pw_uid, entry.pw_gid
+
+    def give_path(path: str, user: int, group: int) -> None:
+        """Let a file or folder belong to a user and group, which takes root. Raises OSError."""
+        os.chown(path, user, group)
+
+    def kill(pid: int) -> None:
+        """End a process at once. Raises OSError."""
+        os.kill(pid, _signal.SIGKILL)
 
     def give(descriptor: int, user: int, group: int) -> None:
         """Let an open file belong to a user and group, which takes root. Raises OSError."""
@@ -394,8 +742,11 @@ else:
         """Send SIGUSR1, which has the postmaster look for a promote file. Raises OSError."""
         os.kill(pid, _signal.SIGUSR1)
 
-    def fork(work: "Callable[[], None]") -> None:
-        """Do ``work`` in a child that outlives us, holds none of our files open, and ends with it. Raises OSError."""
+    def start_helper(work: "Callable[[], None]", elsewhere: "Callable[[], tuple[str, dict[str, str]]]") -> None:
+        """Do ``work`` in a process that outlives us, holds none of our files open, and ends with it. Raises OSError.
+
+        ``elsewhere`` is for systems that cannot fork.
+        """
         if os.fork() != 0:
             return
         try:
@@ -427,7 +778,7 @@ else:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 
-    def may_be_open_for_writing(descriptor: int) -> bool:
+    def may_be_open_for_writing(path: str, descriptor: int) -> bool:
         """Whether somebody may have a file open for writing that ``descriptor`` has open for reading; called in the main thread.
 
         Linux gives the file's owner a read lease only where nobody has (fcntl(2)). Who opens it meanwhile has SIGIO sent to us.
@@ -441,9 +792,21 @@ else:
             return True
         return False
 
-    def changed_at(status: os.stat_result) -> "float | None":
+    def changed_at(status: os.stat_result, descriptor: int = -1) -> "float | None":
         """When a file's content or name last changed, in seconds since the epoch by the file system's clock.
 
         The inode change time cannot be set back, as cp -p and rsync -t set the modification time.
         """
         return max(status.st_mtime, status.st_ctime)
+
+    def clock_behind(path: str) -> float:
+        """Seconds by which the clock of a file's file system may be behind ours: it may be another machine's."""
+        return CLOCK_BEHIND
+
+    def write_message(text: str, on_terminal: bool) -> None:
+        """Write a message to stderr, with the names of files in it, in any encoding or none, as they are."""
+        os.write(2, os.fsencode(text))
+
+    def zone(local: time.struct_time) -> str:
+        """The name of the local time zone."""
+        return local.tm_zone

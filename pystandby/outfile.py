@@ -17,16 +17,16 @@ def put(path: str, content: str, owner: "tuple[int, int] | None" = None) -> None
     except FileNotFoundError:
         pass
     # Not through a link that somebody has put there.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
+    descriptor = osdep.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | osdep.O_CLOEXEC | osdep.O_NOFOLLOW, 0o644)
     try:
         # Names of files, which the text may hold, are in any encoding or none.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             file.write(content)
             # By the descriptor: by name, whoever owns the folder could have root give away another file.
             osdep.let_everybody_read(descriptor)
             if owner is not None:
                 osdep.give(descriptor, *owner)
-        os.replace(temporary, path)
+        osdep.replace(temporary, path)
     except OSError:
         os.unlink(temporary)
         raise

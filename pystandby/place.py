@@ -44,7 +44,7 @@ class Copy:
 
     def date(self, modified: int) -> None:
         """Give the copy a modification time, in nanoseconds. Raises OSError."""
-        os.utime(self._path, ns=(modified, modified))
+        osdep.set_modified(self._path, self.descriptor, modified)
 
     def cut(self, offset: int) -> None:
         """Put zeros in place of everything from an offset on. Raises OSError."""
@@ -54,7 +54,7 @@ class Copy:
     def publish(self, destination: str) -> None:
         """Rename the copy to its destination, over whatever is there. Raises OSError, and leaves nothing behind then."""
         try:
-            os.replace(self._path, destination)
+            osdep.replace(self._path, destination)
         except OSError:
             self.discard()
             raise
@@ -98,7 +98,7 @@ def remove_left_over(path: str) -> None:
     to. Whoever makes a copy has it locked, so what can be locked is nobody's.
     """
     try:
-        descriptor = os.open(path, osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | osdep.O_NOFOLLOW)
+        descriptor = osdep.open_file(path, osdep.O_READ & ~os.O_RDONLY | os.O_RDWR | osdep.O_NOFOLLOW)
         try:
             status = os.fstat(descriptor)
             is_left = osdep.lock(descriptor)
@@ -120,7 +120,7 @@ def _open_locked(path: str) -> "tuple[str, int]":
                 if os.path.lexists(name):
                     os.unlink(name)
                 flags |= os.O_EXCL
-            descriptor = os.open(name, flags, 0o666)
+            descriptor = osdep.open_file(name, flags, 0o666)
         except OSError as failure:
             if failure.errno in (errno.ELOOP, errno.EISDIR, errno.EACCES) and name == path:
                 continue

@@ -45,7 +45,7 @@ def note(archive: str, name: str, point: str) -> None:
         with open(temporary, "wb", buffering=0) as file:
             file.write(f"{point}\n".encode())
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        osdep.replace(temporary, path)
     except OSError:
         try:
             os.unlink(temporary)

@@ -59,8 +59,8 @@ def _remove_spool(folder: str) -> str:
             return "it is not a folder"
         spool.end(folder)
         for name in os.listdir(folder):
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
+            osdep.remove(os.path.join(folder, name))
+        osdep.remove_folder(folder)
     except FileNotFoundError:
         pass
     except OSError as failure:

@@ -6,7 +6,20 @@ import time
 from pystandby import archive, exits, osdep, say, trigger, wal
 from pystandby.asker import PG_REWIND, SERVER, Asker
 from pystandby.exits import StandbyError
-from pystandby.fetch import ABSENT, DELAYED, FAILED, READY, SETTLING, UNAVAILABLE, UNFINISHED, UNREADABLE, WRONG, Fetcher, Found
+from pystandby.fetch import (
+    ABSENT,
+    DELAYED,
+    FAILED,
+    IN_USE,
+    READY,
+    SETTLING,
+    UNAVAILABLE,
+    UNFINISHED,
+    UNREADABLE,
+    WRONG,
+    Fetcher,
+    Found,
+)
 from pystandby.memory import FOLDER, Memory
 from pystandby.options import Options
 from pystandby.wait import Waiter
@@ -52,6 +65,10 @@ def restore(options: Options) -> int:
             "NEXTWALFILE is the name of a segment, timeline history or backup history file, without a folder.",
             "In restore_command it is written %f.",
         )
+    for what, path in (("archive", options.archivelocation), ("destination", options.xlogfilepath)):
+        problem = osdep.path_problem(path)
+        if problem:
+            raise StandbyError(exits.USAGE, f"{what} {path} {problem}", "Nothing is restored.", "Mend restore_command.")
     return _Restore(options, kind).run()
 
 
@@ -103,6 +120,7 @@ class _Restore:
         self.seconds = 0.0
         self.hanging_since = 0.0
         self.unfinished_since = 0.0
+        self.settles_by = 0.0
         self.signalled = False
         self.warned: set[str] = set()
 
@@ -131,6 +149,7 @@ class _Restore:
                 self.fetcher.takes_unfinished = (bool(smart) and self.may_wait) or rests
                 self.fetcher.takes_young = bool(smart) or self.ended or self.fetcher.takes_young
                 self.fetcher.takes_at_once = (bool(smart) and self._was_handed_over()) or rests
+                self.fetcher.takes_again = self.ended
                 found = self._look()
                 self.seconds = found.seconds
                 status = self._act(found, smart)
@@ -330,13 +349,13 @@ class _Restore:
             return self._failed(found)
         self.failures = 0
         if found.state == SETTLING:
-            return None if self.may_wait or found.seconds <= _BRIEFLY else self._not_whole(found, smart)
+            return None if self.may_wait or self._may_settle(found.seconds) else self._not_whole(found, smart)
         if found.state == DELAYED:
             if self.give_up_at is not None:
                 # It has come: MAXWAITTIME is for what has not.
                 self.give_up_at = time.monotonic() + found.seconds + self.options.max_wait
             return None if self.may_wait else self._not_there(smart)
-        if found.state in (UNAVAILABLE, UNREADABLE):
+        if found.state in (UNAVAILABLE, UNREADABLE, IN_USE):
             return self._unknown(found, smart)
         if found.state == UNFINISHED and smart and self.may_wait:
             return self._smart_at_unfinished(found, smart)
@@ -427,7 +446,7 @@ class _Restore:
             return self._not_there("")
         if self.memory is not None and not self.fetcher.takes_unfinished:
             # Known to rest from the next look on, at the earliest: a promotion waits for what a copy under way may still bring.
-            self.memory.rests(self.name, self._appearance())
+            self.memory.rests(self.name, self.fetcher.appearance())
             smart = ""
         return self._not_there(smart)
 
@@ -436,14 +455,19 @@ class _Restore:
         if not self.asker.standby_mode or self.may_wait or self.memory is None or not self.is_segment:
             return False
         resting = self.memory.resting()
-        return resting is not None and resting[:2] == (self.name, self._appearance()) and resting[2] >= self.options.sleep
+        if resting is None or resting[:2] != (self.name, self.fetcher.appearance()):
+            return False
+        self.fetcher.recall(resting[1], resting[2])
+        return resting[2] >= self.options.sleep
 
-    def _appearance(self) -> str:
-        """What changes when the archive's file does, as one word."""
-        status = self.fetcher.archive.status(self.name)
-        if status is None:
-            return ""
-        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    def _may_settle(self, seconds: float) -> bool:
+        """Whether a file may take so many seconds to prove that it rests where nothing is waited for.
+
+        Each call of a server in standby mode finds what the one before has seen of it; pg_rewind and a person do not ask again.
+        """
+        self.settles_by = self.settles_by or time.monotonic() + seconds + _BRIEFLY
+        asks_again = self.asker.standby_mode and self.memory is not None
+        return seconds <= _BRIEFLY or (not asks_again and time.monotonic() + seconds <= self.settles_by)
 
     def _unknown(self, found: Found, smart: str) -> "int | None":
         """The archive, or the file, cannot be read: unknown is not absent."""
@@ -452,7 +476,7 @@ class _Restore:
         if self.ended:
             say.warning(f"{found.message}, so {self.name} is taken to be absent: recovery has ended")
             return exits.END_OF_RECOVERY
-        if smart and self.may_wait and found.state == UNREADABLE:
+        if smart and self.may_wait and found.state != UNAVAILABLE:
             self._warn_once(
                 f"{found.message}, and the end of recovery is asked for",
                 "What is there was asked for as well, so it is waited for.",
@@ -541,13 +565,18 @@ class _Restore:
                 # That of an earlier run: the executable's shell sees only that there is one.
                 assert self.memory is not None
                 self.memory.forget_refusal()
-                osdep.fork(lambda: self._look_ahead(found.segment_size))
+                size = found.segment_size
+                osdep.start_helper(lambda: self._look_ahead(size), lambda: self._look_ahead_elsewhere(size))
 
     def _look_ahead(self, segment_size: int) -> None:
         from pystandby import ahead
 
-        assert self.memory is not None
-        ahead.run(self.options, self.asker, self.memory, segment_size)
+        ahead.run(self.options, self.asker, segment_size)
+
+    def _look_ahead_elsewhere(self, segment_size: int) -> "tuple[str, dict[str, str]]":
+        from pystandby import ahead
+
+        return ahead.elsewhere(self.options, self.asker, segment_size)
 
     def _hurry(self, long: bool) -> None:
         if long:
@@ -645,13 +674,12 @@ class _Restore:
                 return
             self.waiter.patiently(self.waiter.arm, self.options.sleep, self._meanwhile)
         until = time.monotonic() + self.seconds
+        if self.give_up_at is not None:
+            until = min(until, self.give_up_at)
         while True:
-            left = until - time.monotonic()
-            if self.give_up_at is not None:
-                left = min(left, self.give_up_at - time.monotonic())
-            woken = self.waiter.wait(min(left, self.options.sleep))
+            woken = self.waiter.wait(min(until - time.monotonic(), self.options.sleep, osdep.HEARTBEAT))
             self.asker.alive()
-            if (woken and not self.failures) or left <= self.options.sleep:
+            if (woken and not self.failures) or time.monotonic() >= until:
                 return
             # Between two tries of a copy that failed, only what asks for the end at once counts: it raises.
             if self._asked_to_end() and not self.failures:
@@ -683,7 +711,7 @@ class _Restore:
         """Say what has changed since the last look, once; in standby mode, where each look is a process, since the last one."""
         if found.state == SETTLING:
             return
-        if found.state != UNFINISHED:
+        if found.state not in (UNFINISHED, IN_USE):
             self.unfinished_since = 0.0
         elif self.may_wait:
             # What cp is in the middle of is nothing to talk about.
@@ -707,12 +735,16 @@ class _Restore:
             say.log(f'archive "{self.options.archivelocation}" can be read again')
         if before == UNREADABLE and found.state != UNAVAILABLE:
             say.log(f"{self.name} in the archive can be read")
+        elif before == IN_USE and found.state != UNAVAILABLE:
+            say.log(f"{self.name} in the archive is not held open by another program any more")
         elif before == UNFINISHED and found.state == READY:
             say.log(f"{self.name} in the archive is whole")
         if found.state == UNREADABLE and (self.may_wait or self.asker.standby_mode):
             self._warn_once(found.message, self._waits_for(), found.hint)
         elif found.state == UNFINISHED and self.may_wait:
             say.log(found.message, found.detail, found.hint)
+        elif found.state == IN_USE and self.may_wait:
+            say.log(found.message, f"It may still be being written. {self._waits_for()}")
         elif found.state == DELAYED:
             say.debug(f"{self.name} is held back for {found.seconds:.0f} seconds (--delay)")
             if found.message:

@@ -6,6 +6,8 @@ Never fails: a full disk behind the log, a closed stderr or a pipe without a rea
 import os
 import time
 
+from pystandby import osdep
+
 debugging = False
 """Whether debug() writes; set by -d."""
 
@@ -63,7 +65,7 @@ def _write(level: str, message: str, detail: str, hint: str) -> None:
         if hint:
             text += f"{prefix}HINT:  {_one_line(hint)}\n"
         # One write, so that lines of several processes appending to one file do not mix.
-        os.write(2, os.fsencode(text))
+        osdep.write_message(text, _on_terminal)
     except (OSError, ValueError, MemoryError):
         pass
 
@@ -71,7 +73,8 @@ def _write(level: str, message: str, detail: str, hint: str) -> None:
 def _stamp() -> str:
     now = time.time()
     local = time.localtime(now)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', local)}.{int(now * 1000) % 1000:03} {local.tm_zone} [{os.getpid()}] pystandby "
+    second = time.strftime("%Y-%m-%d %H:%M:%S", local)
+    return f"{second}.{int(now * 1000) % 1000:03} {osdep.zone(local)} [{os.getpid()}] pystandby "
 
 
 def _one_line(text: str) -> str:

@@ -98,7 +98,8 @@ class Server:
             program = os.path.join(self._programs(unknown), "postgres")
         if self._config_file is not None:
             arguments = [*arguments, "-c", f"config_file={self._config_file}"]
-        command = [program, *arguments, *([] if "-D" in arguments else ["-D", self.directory]), "-C", name]
+        # -C comes first: only so does it take root or an administrator (src/backend/main/main.c).
+        command = [program, "-C", name, *arguments, *([] if "-D" in arguments else ["-D", self.directory])]
         return self._output(command, unknown).rstrip("\n")
 
     def _last_started(self, unknown: str) -> "tuple[str, list[str]]":
@@ -106,7 +107,7 @@ class Server:
         opts = (osdep.read_small(self.path("postmaster.opts"), 1 << 16) or b"").decode("utf-8", "surrogateescape").strip()
         program, _, rest = opts.partition(' "')
         try:
-            return program, shlex.split(f'"{rest}') if rest else []
+            return program, words_of(f'"{rest}') if rest else []
         except ValueError as failure:
             raise self._failure(unknown, f"postmaster.opts cannot be understood: {failure}") from failure
 
@@ -138,7 +139,7 @@ class Server:
         if len(lines) < 6:
             raise self._failure("the server cannot be asked", "It is not running.")
         program = (osdep.read_small(self.path("postmaster.opts"), 4096) or b"").decode("utf-8", "replace").partition(' "')[0]
-        beside = os.path.join(os.path.dirname(program), "psql")
+        beside = os.path.join(os.path.dirname(program), f"psql{osdep.PROGRAM_ENDING}")
         psql = beside if os.path.exists(beside) else shutil.which("psql")
         if psql is None:
             raise self._failure("the server cannot be asked", "There is no psql, neither beside its own program nor on the PATH.")
@@ -184,15 +185,33 @@ class Server:
         return StandbyError(exits.NOT_DONE, f'server in "{self.directory}": {message}', detail)
 
 
+def words_of(command: str) -> "list[str]":
+    """The words of a command line without anything for a shell in it. Raises ValueError for quotes that do not match."""
+    return list(_lexer(command, ""))
+
+
+def name_of(program: str) -> str:
+    """The name of a program by its path, without its ending."""
+    name = os.path.basename(program)
+    return name.lower().removesuffix(osdep.PROGRAM_ENDING) if osdep.PROGRAM_ENDING else name
+
+
+def _lexer(command: str, punctuation: str) -> shlex.shlex:
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=punctuation)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.quotes = osdep.SHELL_QUOTES
+    lexer.escape = osdep.SHELL_ESCAPE
+    return lexer
+
+
 def pystandby_in(command: str) -> "list[str]":
     """The last pystandby in a shell's command line and the words behind it, without what the shell takes for itself.
 
     Nothing where there is no pystandby that can be seen. Raises ValueError for quotes that do not match.
     """
     # The digit of "2>>log" is the shell's; a blank before it tells it from the end of a word.
-    lexer = shlex.shlex(re.sub(r"(?<=\s)\d(?=[<>])", "", command), posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
+    lexer = _lexer(re.sub(r"(?<=\s)\d(?=[<>])", "", command), osdep.SHELL_PUNCTUATION)
     found: list[str] = []
     ended = redirected = False
     for word in lexer:
@@ -201,7 +220,7 @@ def pystandby_in(command: str) -> "list[str]":
             ended = ended or not redirected
         elif redirected:
             redirected = False
-        elif os.path.basename(word) == "pystandby":
+        elif name_of(word) == "pystandby":
             found, ended = [word], False
         elif found and not ended:
             found.append(word)

@@ -39,7 +39,7 @@ class Spooled:
 
     def publish(self, destination: str) -> None:
         """Rename it to its destination. Raises OSError, and leaves it where it is then."""
-        os.replace(self._path, destination)
+        osdep.replace(self._path, destination)
 
     def date(self, modified: int) -> None:
         """It has its source's time already."""
@@ -100,7 +100,7 @@ def _await_copy(path: str) -> None:
 
 def _is_locked(path: str) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR | osdep.O_CLOEXEC)
+        descriptor = osdep.open_file(path, os.O_RDWR | osdep.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -190,7 +190,7 @@ def end(spool: str) -> None:
 def _open_lock(spool: str, create: bool) -> "int | None":
     flags = os.O_RDWR | osdep.O_CLOEXEC | osdep.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
-        return os.open(os.path.join(spool, "lock"), flags, 0o600)
+        return osdep.open_file(os.path.join(spool, "lock"), flags, 0o600)
     except OSError:
         return None
 
@@ -228,7 +228,7 @@ def note_position(spool: str, name: str) -> "bool | None":
         try:
             with open(temporary, "wb", buffering=0) as file:
                 file.write(name.encode())
-            os.replace(temporary, os.path.join(spool, "position"))
+            osdep.replace(temporary, os.path.join(spool, "position"))
         except OSError:
             _remove(temporary)
     return free

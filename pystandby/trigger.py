@@ -57,34 +57,42 @@ def look(path: str, trusted: bool) -> Trigger:
     """Read a trigger file. ``trusted`` is --trust-trigger. Never raises for anything that the file can be."""
     shared = not trusted and _is_shared(path)
     try:
-        descriptor = os.open(path, osdep.O_READ | (osdep.O_NOFOLLOW if shared else 0))
+        descriptor = osdep.open_file(path, osdep.O_READ | (osdep.O_NOFOLLOW if shared else 0))
     except FileNotFoundError:
         return Trigger()
     except OSError as failure:
+        if osdep.is_in_use(failure):
+            return _held()
         return _unopened(path, shared, failure)
     try:
         status = os.fstat(descriptor)
         problem = _objection(status, shared)
         if problem:
             return Trigger(None, problem, _hint(path, shared))
+        changed = osdep.changed_at(status, descriptor)
         word = os.read(descriptor, 32)
         until = time.monotonic() + _MOMENT
         while not word and 0 <= time.time() - status.st_mtime < _MOMENT and time.monotonic() < until:
             # Nobody can have it open for writing any more when this says so: the read comes after it.
-            written = not osdep.may_be_open_for_writing(descriptor)
+            written = not osdep.may_be_open_for_writing(path, descriptor)
             word = os.read(descriptor, 32)
             if word or written:
                 break
             time.sleep(_MOMENT / 10)
+        if not word:
+            if osdep.is_open_for_writing(path):
+                # It may be about to say "fast".
+                return _held()
+            word = os.read(descriptor, 32)
     except OSError as failure:
         return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
     finally:
         os.close(descriptor)
     identity = (status.st_dev, status.st_ino)
     if not word or word.startswith(b"smart"):
-        return Trigger(SMART, identity=identity, changed=osdep.changed_at(status))
+        return Trigger(SMART, identity=identity, changed=changed)
     if word.startswith(b"fast"):
-        return Trigger(FAST, identity=identity, changed=osdep.changed_at(status))
+        return Trigger(FAST, identity=identity, changed=changed)
     return Trigger(
         None,
         "has invalid content",
@@ -95,7 +103,7 @@ def look(path: str, trusted: bool) -> Trigger:
 def empty(path: str, found: Trigger) -> bool:
     """Empty the trigger file that ``found`` was read from, which makes it smart, as pg_standby did; False where that fails."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | osdep.O_CLOEXEC | osdep.O_BINARY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = osdep.open_file(path, os.O_WRONLY | osdep.O_CLOEXEC | osdep.O_BINARY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return False
     try:
@@ -134,7 +142,7 @@ def remove(path: str, trusted: bool) -> Trigger:
         problem = "" if is_own_link else _objection(status, shared)
         if problem:
             return Trigger(None, problem, _hint(path, shared))
-        os.unlink(path)
+        osdep.remove(path)
     except FileNotFoundError:
         pass
     except OSError as failure:
@@ -182,6 +190,10 @@ def _unopened(path: str, shared: bool, failure: OSError) -> Trigger:
     if status.st_size == 0 and failure.errno in (errno.EACCES, errno.EPERM):
         return Trigger(SMART, identity=(status.st_dev, status.st_ino), changed=osdep.changed_at(status))
     return Trigger(None, f"could not be read: {say.reason(failure)}", "Make it readable to the server's user.")
+
+
+def _held() -> Trigger:
+    return Trigger(None, "is held open by another program", "End that program, or make the file anew.")
 
 
 def _hint(path: str, shared: bool) -> str:

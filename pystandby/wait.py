@@ -62,7 +62,8 @@ class Waiter:
 
         That is given True at the end of every ``interval`` seconds. A stat() on a dead NFS server comes back in hours or never;
         trigger file and shutdown must work all the same. ``beside`` is done once meanwhile, as what takes no time of its own.
-        Raises what ``work`` raises, and what the others do, which leaves the thread to its fate.
+        Raises what ``work`` raises, and what the others do, which leaves the thread to its fate. ``meanwhile`` is called with
+        False as well where the shutdown of the server has to be looked for (osdep.HEARTBEAT).
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -86,7 +87,7 @@ class Waiter:
         if beside is not None:
             beside()
         while not result and not failure:
-            self._alarm.acquire(timeout=max(due - time.monotonic(), 0.0))
+            self._alarm.acquire(timeout=min(max(due - time.monotonic(), 0.0), osdep.HEARTBEAT))
             if not result and not failure:
                 late = time.monotonic() >= due
                 if late:

@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import matrix
-from support.command import PYSTANDBY, Standby
+from support import matrix, platforms
+from support.command import IS_WINDOWS, PYSTANDBY, Standby
 
 import pystandby
+from pystandby import osdep
+
+collect_ignore = [*platforms.MODULES] if IS_WINDOWS else ["windows"]
 
 
 def pytest_report_header() -> str:
-    return f"pystandby {pystandby.__version__} in {Path(pystandby.__file__).parent}, run as user {os.geteuid()}"
+    where = Path(pystandby.__file__).parent
+    return f"pystandby {pystandby.__version__} in {where}, run as user {osdep.own_user()}, on {platforms.system()}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if Path(sys.prefix).resolve() not in installed.parents or not PYSTANDBY.exists():
         pytest.exit(f"the installed pystandby is to be tested, not {installed}", returncode=4)
     matrix.configure(config)
+    if IS_WINDOWS:
+        config.pluginmanager.register(platforms.NotForWindows(), "not-for-windows")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -15,6 +14,8 @@ from support.command import PYSTANDBY, Argument, DataDirectory, Installation, Re
 from support.matrix import scenario
 from support.servers import Scene, Server, eventually
 from test_imports import STANDARD, TOO_DEAR, bare, imported, script, told
+
+from pystandby import osdep
 
 pytest_plugins = ["support.servers"]
 
@@ -202,11 +203,10 @@ def test_a_switched_segment_is_not_torn(primary: Primary) -> None:
     assert "beginning of this very file" not in result.stderr
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/nowhere", path)])
-def test_what_is_no_file(primary: Primary, make: object) -> None:
-    assert callable(make)
+@pytest.mark.parametrize("make", ["mkdir", "mkfifo", "symlink"])
+def test_what_is_no_file(primary: Primary, make: str) -> None:
     primary.write(NAME)
-    make(primary.archive / NAME)
+    getattr(os, make)(*(["/nowhere"] if make == "symlink" else []), primary.archive / NAME)
     assert is_refused(primary.put(NAME), f"could not archive {NAME}")
     assert primary.archived() == [NAME]
 
@@ -470,7 +470,7 @@ def test_what_dead_makers_left_of_other_files(primary: Primary) -> None:
     (primary.archive / "notes.pystandby").write_bytes(b"not ours")
     busy = primary.archive / f"{segments.name(3)}.pystandby"
     with busy.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        assert osdep.lock(file.fileno())
         primary.write(NAME)
         assert primary.put(NAME) == (0, "", "")
     assert primary.archived() == sorted([segments.name(1), busy.name, NAME, "notes.pystandby"])

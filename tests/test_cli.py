@@ -277,8 +277,8 @@ def test_what_is_no_name_of_a_wal_file_is_refused(standby: Standby, name: str) -
 @pytest.mark.parametrize("place", ["before", "after", "between", "dashes"])
 def test_every_spelling_has_its_effect(standby: Standby, options: list[str], place: str) -> None:
     content = standby.put(NAME)
-    options = [word.replace("{t}", str(standby.trigger)) for word in options]
-    words = [str(word) for word in standby.command(NAME)]
+    options = [word.replace("{t}", str(standby.trigger)) for word in options] + [str(word) for word in standby.options]
+    words = [str(standby.archive), NAME, "pg_wal/RECOVERYXLOG"]
     line = {
         "before": [*options, *words],
         "after": [*words, *options],

@@ -577,7 +577,7 @@ def test_a_server_that_stops(standby: Standby, monkeypatch: pytest.MonkeyPatch) 
     standby.data.write_postmaster_pid("stopping")
     monkeypatch.chdir(standby.data.path)
     # Whoever started the tests need not be there any more.
-    monkeypatch.setattr(osdep, "process_group", os.getpid)
+    monkeypatch.setattr(osdep, "startup_process", lambda postmaster: os.getpid())
     asker = Asker(NAME, "pg_wal/RECOVERYXLOG")
     asker.alive()
     monkeypatch.setattr(osdep, "SHUTDOWN_SIGNALS_US", False)

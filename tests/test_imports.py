@@ -15,6 +15,8 @@ import pytest
 from support import segments
 from support.command import PYSTANDBY, RECOVERYHISTORY, Result, Standby, run
 
+import pystandby
+
 NAME = segments.name(5)
 
 OURS = {
@@ -182,3 +184,9 @@ def test_the_test_can_fail(standby: Standby) -> None:
     python = PYSTANDBY.with_name("python")
     found = imported(run("-E", "-X", "importtime", "-c", code, program=[python]))
     assert {"getopt", "pystandby.wal", "fcntl", "_struct"} - set(sys.builtin_module_names) <= found
+
+
+def test_one_module_asks_which_system_this_is() -> None:
+    modules = list(Path(pystandby.__file__).parent.glob("*.py"))
+    asking = [module.name for module in modules if re.search(r"sys\.platform|os\.name\b|platform\.system", module.read_text())]
+    assert asking == ["osdep.py"]

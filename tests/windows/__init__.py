@@ -1,0 +1,1 @@
+"""Tests for Windows alone: not collected elsewhere, each marked ``windows``."""
