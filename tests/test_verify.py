@@ -406,7 +406,7 @@ def test_a_damaged_partial_segment(wal: RealWal, archive: Path) -> None:
     target.write_bytes(content)
     ((file, message),) = problems(archive)
     assert file == target.name
-    assert re.search("wrong checksum|does not follow|has a record of|does not go on", message), message
+    assert re.search("wrong checksum|does not follow|has a record of|does not go on|has no page", message), message
 
 
 def test_what_goes_while_it_is_read(archive: Path) -> None:
