@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pystandby.table import duration, segments
+from pystandby.table import duration, plain, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def check(answer: "dict[str, Any]", limits: Limits) -> "tuple[int, str]":
         if (value := figures.get(name)) is not None
     ]
     # What is behind the bar is for graphs, and the text must not have one of its own.
-    text = "; ".join(said).replace("|", "/").replace("\n", " ")
+    text = plain("; ".join(said).replace("|", "/").replace("\n", " "))
     return status, f"PYSTANDBY {WORDS[status]} - {text}{' | ' if perfdata else ''}{' '.join(perfdata)}"
 
 

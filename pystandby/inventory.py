@@ -104,8 +104,15 @@ class Files:
         return [self.timelines[number].name(at) for number in sorted(self.timelines) for at in self.timelines[number].positions]
 
     def open(self, name: str) -> archive.Entry:
-        """Open a file. Raises Unreadable."""
+        """Open a file. Raises Unreadable; Gone where it has been removed since it was listed."""
         path = os.path.join(self.folder, name + self.endings.get(name, ""))
+        if not os.path.lexists(path):
+            # Or compressed meanwhile.
+            found = next((other for other in archive.names(name) if os.path.exists(os.path.join(self.folder, other))), None)
+            if found is None:
+                raise Gone("has been removed")
+            self.endings[name] = found[len(name) :]
+            path = os.path.join(self.folder, found)
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
@@ -149,6 +156,10 @@ class Files:
 
 class Unreadable(Exception):  # noqa: N818 - what is wrong with a file, not with us
     """A file cannot be read, and why, in words that fit behind its name."""
+
+
+class Gone(Unreadable):
+    """A file was there when the folder was listed, and is not any more: a server's pruning has removed it."""
 
 
 def _unreadable(failure: OSError) -> Unreadable:

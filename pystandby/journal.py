@@ -110,21 +110,39 @@ def read(folder: str) -> "tuple[list[Event], int]":
     events: list[Event] = []
     damaged = 0
     latest: dict[str, float] = {}
-    for name in ("journal.1", "journal"):
-        for line in _lines(os.path.join(folder, name), 4 * LARGEST, complain=True):
-            event = _event(line)
-            if event is None:
-                damaged += 1
+    for line in _all_lines(folder):
+        event = _event(line)
+        if event is None:
+            damaged += 1
+            continue
+        if event.kind in RESTORED:
+            before = latest.get(event.subject)
+            if event.kind == TAKEN and before is not None and abs(event.at - before) < _SAME:
                 continue
-            if event.kind in RESTORED:
-                before = latest.get(event.subject)
-                if event.kind == TAKEN and before is not None and abs(event.at - before) < _SAME:
-                    continue
-                if event.kind != TAKEN and before is not None and event.at - before < _SAME:
-                    _drop_last_taken(events, event.subject)
-                latest[event.subject] = event.at
-            events.append(event)
+            if event.kind != TAKEN and before is not None and event.at - before < _SAME:
+                _drop_last_taken(events, event.subject)
+            latest[event.subject] = event.at
+        events.append(event)
     return events, damaged
+
+
+def _all_lines(folder: str) -> "list[bytes]":
+    """The lines of both files; read again where a restore puts one aside meanwhile, so that half of them would be in neither."""
+    older, newer = os.path.join(folder, "journal.1"), os.path.join(folder, "journal")
+    while True:
+        before = _identity(older)
+        lines = [*_lines(older, 4 * LARGEST, complain=True), *_lines(newer, 4 * LARGEST, complain=True)]
+        if _identity(older) == before:
+            return lines
+
+
+def _identity(path: str) -> "tuple[int, int, int] | None":
+    """What tells a file from another one of its name; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size
 
 
 _SAME = 10.0

@@ -696,18 +696,40 @@ else:
         os.fchmod(descriptor, 0o644)
 
     class ActingAs:
-        """While in it, root acts as another user, to see what that user would see; others stay who they are."""
+        """While in it, root acts as another user, to see what that user would see; others stay who they are.
+
+        With that user's groups, as a server of that user's has them: an archive is often let be read by a group alone.
+        """
 
         def __init__(self, user: int) -> None:
             self._user = user
+            self._before: tuple[int, list[int]] | None = None
 
         def __enter__(self) -> None:
-            if os.getuid() == 0:
-                os.seteuid(self._user)
+            if os.geteuid() != 0:
+                return
+            self._before = (os.getegid(), os.getgroups())
+            import pwd
+
+            try:
+                entry = pwd.getpwuid(self._user)
+                os.setgroups(os.getgrouplist(entry.pw_name, entry.pw_gid))
+                os.setegid(entry.pw_gid)
+            except (KeyError, OSError):
+                # A user without a name, as in a container, or a root that may not: then as ourselves in this.
+                pass
+            os.seteuid(self._user)
 
         def __exit__(self, *_: object) -> None:
-            if os.getuid() == 0:
-                os.seteuid(0)
+            if self._before is None:
+                return
+            os.seteuid(0)
+            try:
+                os.setegid(self._before[0])
+                os.setgroups(self._before[1])
+            except OSError:
+                pass
+            self._before = None
 
     def on_user_signal(handler: "Callable[[], None]") -> None:
         """Call ``handler`` on SIGUSR1, whose default action would take the server down (138), and at once if it came before."""

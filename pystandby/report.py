@@ -126,13 +126,12 @@ def page(look: Look, hours: "int | None" = None) -> str:
     answer = look.as_json()
     name = (answer["standby"] or {}).get("pgdata") or look.directory or ""
     shown = escape("\n".join(click.unstyle(line) for line in table.lines(answer)))
-    # Names of files may be in no encoding at all.
-    title = escape(_readable(f"pystandby report on {name}"))
+    title = escape(table.plain(f"pystandby report on {name}"))
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_PAGE_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n'
         f"<p>{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(look.at))}</p>\n{drawing(look, hours)}"
-        f"<pre>{_readable(shown)}</pre>\n</body>\n</html>\n"
+        f"<pre>{shown}</pre>\n</body>\n</html>\n"
     )
 
 
@@ -210,7 +209,8 @@ def _axis(history: _History, tops: "list[int]") -> "list[str]":
             if event.at >= history.start:
                 x = _x(history, event.at)
                 word = "error" if kind == "error" else "end of recovery"
-                told = escape(_readable(f"{_clock(event.at)}: {word}, {event.subject} {event.detail}"))
+                # XML allows no control characters, not even as references.
+                told = escape(table.plain(f"{_clock(event.at)}: {word}, {event.subject} {event.detail}"))
                 parts.append(
                     f'<line class="mark {kind}" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"><title>{told}</title></line>'
                 )
@@ -261,7 +261,3 @@ def _count(value: float) -> str:
 
 def _clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -4,13 +4,15 @@ Look collects the figures, from the archive, the data directory, what restores h
 server itself. as_json() is what docs/status.md describes; the table, the metrics and the check are made from that alone.
 """
 
+import contextlib
 import itertools
 import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from pystandby import archive, exits, journal, osdep, ready, say, spool, survey, timelines, trigger, wal
+from pystandby import archive, exits, journal, osdep, ready, say, spool, survey, trigger, wal
+from pystandby.compression import Damaged
 from pystandby.exits import StandbyError
 from pystandby.fetch import UNAVAILABLE
 from pystandby.memory import FOLDER
@@ -105,7 +107,10 @@ class Look:
             self.directory = server.path(self.options.archivelocation)
 
     def _ask(self, server: Server) -> None:
-        if self.runs and server.recovery_file():
+        lines = server.postmaster()
+        # Before it is consistent, and with hot_standby = off for good, a server takes no connections: nothing to worry about.
+        closed = lines[7:8] in (["starting"], ["standby"])
+        if lines and server.recovery_file() and not closed:
             try:
                 self.replayed, self.segment_size = server.replayed(_ANSWER)
             except StandbyError as failure:
@@ -137,7 +142,7 @@ class Look:
                 source = journal.ARCHIVE if event.kind == journal.ARCHIVE else journal.SPOOL
                 # At the end of recovery the server asks for its last segment once more.
                 if not ended or event.subject[8:] >= ended[8:]:
-                    self.restores.append(Restore(event.subject, event.at, source, event.arrived, waited == event.subject))
+                    self.restores.append(Restore(event.subject, event.at, source, event.arrived, waited[8:] == event.subject[8:]))
                     ended = ""
 
     def _read_done(self, server: Server) -> None:
@@ -176,24 +181,24 @@ class Look:
             self.restores = sorted([*self.restores, *found], key=lambda restore: restore.at)
 
     def _survey(self, directory: str, progress: "Callable[[list[str]], Iterator[str]] | None") -> None:
-        try:
-            if self.server is not None:
-                with osdep.ActingAs(self.server.owner[0]):
-                    self.survey = survey.survey(directory, self.segment_size, progress)
-            else:
-                self.survey = survey.survey(directory, 0, progress)
-        except OSError as failure:
-            self.archive_error = say.reason(failure)
-            return
-        self.segment_size = self.survey.segment_size
-        self.path = self.survey.path()
+        # Of all of it, its history files as well: on a file server root may be nobody.
+        with osdep.ActingAs(self.server.owner[0]) if self.server is not None else contextlib.nullcontext():
+            try:
+                self.survey = survey.survey(directory, self.segment_size, progress)
+            except OSError as failure:
+                self.archive_error = say.reason(failure)
+                return
+            self.segment_size = self.survey.segment_size
+            self.path = self.survey.path()
+            newest = self.survey.newest()
+            if newest is not None:
+                self._compare(newest)
+                timeline = wal.timeline(newest)
+                if timeline > 1 and not self.survey.history(timeline):
+                    self.problems.append(
+                        f"the archive has no {timeline:08X}.history: no server can go over to timeline {timeline}"
+                    )
         self.gaps = self.survey.gaps(self.path)
-        newest = self.survey.newest()
-        if newest is not None:
-            self._compare(newest)
-            timeline = wal.timeline(newest)
-            if timeline > 1 and not timelines.history(directory, timeline):
-                self.problems.append(f"the archive has no {timeline:08X}.history: no server can go over to timeline {timeline}")
 
     def _compare(self, newest: str) -> None:
         """See whether the newest segment is the server's own."""
@@ -201,11 +206,26 @@ class Look:
         found = self.survey.segments[newest]
         if self.server is None:
             return
-        with osdep.ActingAs(self.server.owner[0]):
-            head = archive.Archive(self.survey.directory).head(newest, wal.LONG_HEADER_SIZE)
-        if head is None:
-            self.archive_error = f"its newest segment {newest} cannot be read by the server's user"
+        entry = archive.Archive(self.survey.directory).look(newest)
+        if entry.state == archive.ABSENT:
+            # It has been removed since.
             return
+        try:
+            if entry.failure is not None:
+                raise entry.failure
+            head = entry.head(wal.LONG_HEADER_SIZE)
+        except Damaged:
+            # Still being written.
+            return
+        except OSError as failure:
+            self.archive_error = f"its newest segment {newest} cannot be read by the server's user: {say.reason(failure)}"
+            return
+        except StandbyError as failure:
+            # A codec that this Python has not got.
+            self.archive_error = f"its newest segment {newest} cannot be read: {failure.message}"
+            return
+        finally:
+            entry.close()
         size = found.size if found.file == newest else self.segment_size or DEFAULT_SEGMENT_SIZE
         verdict = ready.judge_head(head, size, newest, self.server.asker().system_identifier(), self.server.version)
         if verdict.state == ready.WRONG:
@@ -332,7 +352,8 @@ class Look:
         count = 0
         recent = self.restores[-_RECENT:]
         for before, after in itertools.pairwise(recent):
-            if not after.waited and after.at > before.at:
+            # A server that was restarted begins with an older one again; what lies between is no replay.
+            if not after.waited and after.at > before.at and after.name[8:] > before.name[8:]:
                 spent += after.at - before.at
                 count += 1
         return count / spent if count > 1 and spent > 0 else None
@@ -375,8 +396,8 @@ class Look:
             return answer
         size = found.segment_size or DEFAULT_SEGMENT_SIZE
         newest, latest = found.newest(), found.latest_arrival()
-        ahead = self.gaps_ahead()
-        both = {gap.first: gap for gap in [*self.gaps, *ahead]}
+        ahead = {gap.first: gap for gap in self.gaps_ahead()}
+        both = {**{gap.first: gap for gap in self.gaps}, **ahead}
         return {
             **answer,
             "segment_size": found.segment_size or None,
@@ -402,12 +423,7 @@ class Look:
             "newest_modified": round(found.segments[newest].modified, 3) if newest is not None else None,
             "silence_seconds": round(max(self.at - latest, 0.0), 3) if latest is not None else None,
             "gaps": [
-                {
-                    "first": gap.first,
-                    "last": gap.last,
-                    "segments": gap.segments,
-                    "ahead": gap.first in {one.first for one in ahead},
-                }
+                {"first": gap.first, "last": gap.last, "segments": gap.segments, "ahead": gap.first in ahead}
                 for gap in sorted(both.values(), key=lambda gap: gap.first[8:])
             ],
         }

@@ -88,7 +88,7 @@ class Survey:
         if not numbers:
             return []
         newest = max(numbers)
-        points = timelines.history(self.directory, newest)
+        points = self.history(newest)
         chosen: dict[int, int] = {}
         begin = 0
         for timeline in [*sorted(points), newest]:
@@ -99,6 +99,10 @@ class Survey:
                     chosen[number] = timeline
             begin = begin if end is None else end
         return [wal.segment_name(chosen[number], number, size) for number in sorted(chosen)]
+
+    def history(self, timeline: int) -> "dict[int, int]":
+        """Where the timelines before a timeline were left, by its history file here; empty where that does not tell."""
+        return timelines.archived_history(archive.Archive(self.directory), timeline)
 
     def gaps(self, path: "list[str]") -> "list[Gap]":
         """What is missing between the segments of a path."""

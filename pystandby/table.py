@@ -26,7 +26,7 @@ def lines(answer: "dict[str, Any]") -> "list[str]":
     if answer["standby"] is not None:
         shown += ([""] if shown else []) + _standby(answer["standby"], answer["archive"])
     if answer["problems"]:
-        shown += ["", *(click.style(f"WARNING:  {_plain(problem)}", fg="yellow") for problem in answer["problems"])]
+        shown += ["", *(click.style(f"WARNING:  {plain(problem)}", fg="yellow") for problem in answer["problems"])]
     return shown
 
 
@@ -39,8 +39,7 @@ def follow(look: "Callable[[], dict[str, Any]]", seconds: int) -> None:
             shown = [click.style(time.strftime("%Y-%m-%d %H:%M:%S"), dim=True), *lines(look())]
             if on_terminal:
                 # Line by line over the last one: clearing the screen first would flicker.
-                height = shutil.get_terminal_size().lines
-                text = "".join(f"{line}\x1b[K\n" for line in shown[: height - 1])
+                text = "".join(f"{line}\x1b[K\n" for line in _fitting(shown, *shutil.get_terminal_size()))
                 click.echo(f"\x1b[H{text}\x1b[J", nl=False)
             else:
                 click.echo("\n".join([*shown, ""]))
@@ -49,6 +48,12 @@ def follow(look: "Callable[[], dict[str, Any]]", seconds: int) -> None:
             time.sleep(max(seconds, 4 * took) - took)
     except KeyboardInterrupt:
         return
+
+
+def _fitting(shown: "list[str]", width: int, height: int) -> "list[str]":
+    """The first lines, as many as fit on a terminal that wraps long ones: it would scroll for more, and show the end of them."""
+    rows = itertools.accumulate(max(1, -(-len(click.unstyle(line)) // width)) for line in shown)
+    return [line for line, below in zip(shown, rows, strict=True) if below < height]
 
 
 def duration(seconds: float) -> str:
@@ -78,13 +83,13 @@ def amount(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _plain(text: str) -> str:
-    """A text without what would move a terminal's cursor: names of files may hold anything."""
+def plain(text: str) -> str:
+    """A text without what would move a terminal's cursor: names of files may hold anything, in any encoding or none."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _row(label: str, value: str, colour: str = "") -> str:
-    value = _plain(value)
+    value = plain(value)
     return f"  {label:<{_LABELS}}{click.style(value, fg=colour) if colour else value}"
 
 
@@ -93,7 +98,7 @@ def _clock(at: float, now: float) -> str:
 
 
 def _head(word: str, path: str, state: str, colour: str) -> str:
-    return f"{click.style(word, bold=True)} {_plain(path)}{': ' if state else ''}{click.style(state, fg=colour, bold=True)}"
+    return f"{click.style(word, bold=True)} {plain(path)}{': ' if state else ''}{click.style(state, fg=colour, bold=True)}"
 
 
 def _archive(found: "dict[str, Any]") -> "list[str]":

@@ -19,7 +19,7 @@ from typing import Any
 
 from pystandby import asker, exits, inventory, osdep, ready, say, wal
 from pystandby.exits import StandbyError
-from pystandby.inventory import Files, Timeline, Unreadable
+from pystandby.inventory import Files, Gone, Timeline, Unreadable
 from pystandby.walreader import Break, Checksum, Reader
 
 _LARGEST_TEXT = 1 << 20
@@ -103,6 +103,12 @@ class Verification:
         self._every_record = every_record
         self._kept: dict[tuple[int, int], _Track] = {}
         """Tracks behind the segments of (timeline, number), for the timelines and partial segments that go on from there."""
+        self._short: dict[tuple[int, int], tuple[Problem, str]] = {}
+        """The newest segments of (timeline, number) that are not full, as a problem, and the note that says it is none."""
+        self._gone: list[str] = []
+        """Files that have been removed while the others were read: no fault before segments that are still there."""
+        self._gone_before = 0
+        """How many of those lie before a segment that was read."""
 
     def run(self, progress: Callable[[], None] = lambda: None) -> None:
         """Verify everything; call ``progress`` once for each segment. Raises StandbyError where a codec is missing."""
@@ -121,9 +127,14 @@ class Verification:
             for name in self.files.segments():
                 self._unknown(name)
                 progress()
+        # Whoever prunes leaves the newest; an archive that has been unmounted holds nothing any more.
+        for name in self._gone[self._gone_before :]:
+            self._problem(name, "has been removed while the others were read")
         for name in self.files.backups:
             self._backup(name)
         self._leftovers()
+        if self._gone_before:
+            self.notes.append(f"{self._gone_before} files have been removed while the others were read")
         if self.standby is not None and self.segment_size:
             self._goes_on(self.standby)
 
@@ -156,6 +167,8 @@ class Verification:
     def _backup(self, name: str) -> None:
         try:
             text = self.files.head(name, _LARGEST_TEXT).decode("utf-8", "replace")
+        except Gone:
+            return
         except Unreadable as failure:
             self._problem(name, str(failure))
             return
@@ -236,6 +249,8 @@ class Verification:
                 track = _Track(before.reader.copy(), Run(**vars(before.run)))
             elif last is not None and last < fork - 1:
                 self._gap(self.files.timelines[timeline.owner(last + 1, size)], last + 1, fork - 1)
+            else:
+                self._not_the_end(timeline.owner(fork - 1, size), fork - 1)
             expected = None if last is None else fork
         for at, position in enumerate(timeline.positions):
             name = timeline.name(position)
@@ -251,14 +266,29 @@ class Verification:
             elif expected is not None and number > expected:
                 self._gap(timeline, expected, number - 1)
                 self._close(track)
-            expected = number + 1
             if track.run is not None and track.run.timeline != timeline.number:
                 track.run.timeline = timeline.number
-            self._segment(timeline, name, number, track, is_newest=at == len(timeline.positions) - 1)
+            try:
+                self._segment(timeline, name, number, track, is_newest=at == len(timeline.positions) - 1)
+            except Gone:
+                # What comes behind it will tell whether it is missed.
+                self._gone.append(name)
+                progress()
+                continue
+            self._gone_before = len(self._gone)
+            expected = number + 1
             if (timeline.number, number) in self._kept and track.run is not None:
                 self._kept[timeline.number, number] = _Track(track.reader.copy(), Run(**vars(track.run)))
             progress()
         self._close(track)
+
+    def _not_the_end(self, timeline: int, number: int) -> None:
+        """A timeline goes on behind this segment: where its records end early, they are missing."""
+        short = self._short.pop((timeline, number), None)
+        if short is not None:
+            problem, note = short
+            self.problems.append(problem)
+            self.notes.remove(note)
 
     def _gap(self, timeline: Timeline, first: int, last: int) -> None:
         names = [wal.segment_name(timeline.number, number, self.segment_size) for number in (first, last)]
@@ -338,15 +368,23 @@ class Verification:
         if stop.lsn > base:
             track.run.segments += 1
         if is_newest and stop.is_end:
-            self.notes.append(f"{name}, the newest of its timeline, is not full: its records end at {ready.lsn(stop.lsn)}")
+            note = f"{name}, the newest of its timeline, is not full: its records end at {ready.lsn(stop.lsn)}"
+            self.notes.append(note)
+            problem = Problem(name + self.files.endings.get(name, ""), stop.reason, stop.lsn)
+            self._short[wal.timeline(name), base // self.segment_size] = problem, note
         else:
             self._problem(name, stop.reason, stop.lsn)
         self._close(track)
 
     def _judged(self, name: str, segment: str) -> tuple[bytearray, ready.Verdict] | str:
-        """What a file holds, and the verdict on its pages; only what is wrong with it where it cannot be this segment."""
+        """What a file holds, and the verdict on its pages; only what is wrong with it where it cannot be this segment.
+
+        Raises Gone.
+        """
         try:
             content = self.files.content(name)
+        except Gone:
+            raise
         except Unreadable as failure:
             return str(failure)
         head = bytes(content[: wal.LONG_HEADER_SIZE])
@@ -382,7 +420,10 @@ class Verification:
     def _partial(self, name: str) -> None:
         """Verify what a *.partial holds: as far as it goes it must be right."""
         number = wal.segment_number(name, self.segment_size)
-        found = self._judged(name, name[:24])
+        try:
+            found = self._judged(name, name[:24])
+        except Gone:
+            return
         if isinstance(found, str):
             self._problem(name, found, number * self.segment_size)
             return
@@ -403,6 +444,8 @@ class Verification:
         try:
             head = self.files.head(name, wal.LONG_HEADER_SIZE)
             size = os.stat(os.path.join(self.files.folder, name + self.files.endings.get(name, ""))).st_size
+        except (Gone, FileNotFoundError):
+            self._gone.append(name)
         except Unreadable as failure:
             self._problem(name, str(failure))
         else:
@@ -442,13 +485,14 @@ class Verification:
     def newest_first(self) -> list[Run]:
         """The runs, the newest timeline's last one first, without those that are the beginning of another timeline's."""
         timelines = self.files.timelines
+        # Few begin alike, but an archive of which half is missing has as many as files.
+        alike: dict[str, list[Run]] = {}
+        for run in self.runs:
+            alike.setdefault(run.first, []).append(run)
         whole = [
             run
             for run in self.runs
-            if not any(
-                other.first == run.first and timelines[other.timeline].points.get(run.timeline, 0) >= run.end
-                for other in self.runs
-            )
+            if not any(timelines[other.timeline].points.get(run.timeline, 0) >= run.end for other in alike[run.first])
         ]
         return sorted(whole, key=lambda run: (run.timeline, run.begin), reverse=True)
 
@@ -617,9 +661,11 @@ def verify(
     if as_json:
         tell(json.dumps({"format": 1, "sound": is_sound, "archives": [one.as_dict() for one in found]}, indent=2))
     else:
+        from pystandby import table
+
         for verification in found:
             for line in verification.lines():
-                tell(line)
+                tell(table.plain(line))
     return exits.SOUND if is_sound else exits.NOT_SOUND
 
 

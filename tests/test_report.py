@@ -148,7 +148,7 @@ def test_a_page_needs_nothing_else_and_believes_no_name(standby: Standby) -> Non
     segments.put(archive, NAMES[5], segments.full(NAMES[5]))
     folder = standby.data.wal / ".pystandby"
     folder.mkdir()
-    (folder / "journal").write_bytes(b'1700000000.0 error 205 <b>\xff & "quoted"\n')
+    (folder / "journal").write_bytes(b'1700000000.0 error 205 <b>\xff\x1b[1m & "quoted"\n')
     target = standby.folder / "report.html"
     assert report("--archive", archive, "--pgdata", standby.data.path, "-o", target) == (0, "", "")
     page = _Page()
@@ -159,6 +159,10 @@ def test_a_page_needs_nothing_else_and_believes_no_name(standby: Standby) -> Non
     assert "@import" not in text
     assert "<script" not in text
     assert "<b>" not in text
+    assert "\x1b" not in text
+    # A drawing by itself is read by the stricter rules of XML.
+    assert report("--archive", archive, "--pgdata", standby.data.path, "-o", target.with_suffix(".svg")) == (0, "", "")
+    ElementTree.parse(target.with_suffix(".svg"))
     assert "&lt;script&gt;alert(1)" in text
 
 

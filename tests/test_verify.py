@@ -16,18 +16,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import real_wal, segments
-from support.branches import LATEST, make_branch
+from support.branches import LATEST, make_branch, start_of
 from support.command import DEADLINE, PYSTANDBY, Argument, Result, environment, run
 from support.compressed import ENDINGS, compress
 from support.installations import installation_named
 from support.real_wal import ARCHIVED, CRASHED, PARTIAL, RECYCLED, RealWal
 from support.servers import Scene, eventually
 
-from pystandby import inventory, osdep, verify
+from pystandby import inventory, osdep, verify, walreader
 
 pytest_plugins = ["support.servers"]
 
@@ -366,6 +367,99 @@ def test_a_gap_before_a_fork(archive: Path) -> None:
     assert problems(archive) == []
 
 
+@pytest.mark.parametrize("options", [(), ("--records",)], ids=["default", "records"])
+def test_a_timeline_that_ends_before_the_fork(archive: Path, options: tuple[str, ...]) -> None:
+    """The newest segment of a timeline may be half full, but not where another timeline goes on behind it."""
+    name = names(archive)[-1]
+    last = bytearray((archive / name).read_bytes())
+    # Nothing behind a record that ends somewhere in the middle, as where the server that wrote it crashed.
+    reader = walreader.Reader(crc32c.crc32c)
+    with pytest.raises(walreader.Break) as stop:
+        reader.follow(bytearray(segments.zeros_from(bytes(last), len(last.rstrip(b"\0")) // 2)))
+    size = len(last)
+    (archive / name).write_bytes(segments.zeros_from(bytes(last), stop.value.lsn % size))
+    result, said = found(*options, archive)
+    assert result.status == 1
+    ((problem),) = said["problems"]
+    assert (problem["file"], problem["lsn"]) == (name, lsn_text(stop.value.lsn))
+    assert not any(name in note for note in said["notes"])
+    assert [one["to"] for one in said["ranges"]][-1] == lsn_text(stop.value.lsn)
+    # Without the other timeline it is what a crash leaves.
+    for other in [*names(archive, 2), "00000002.history"]:
+        (archive / other).unlink()
+    result, said = found(*options, archive)
+    assert (result.status, said["problems"]) == (0, [])
+    assert any(name in note for note in said["notes"])
+
+
+def test_a_damaged_partial_segment(wal: RealWal, archive: Path) -> None:
+    """As far as it goes it must be right, without --records as well: whoever renames it has a server replay it."""
+    (partial,) = wal.of(PARTIAL)
+    content = bytearray(partial.read())
+    target = archive / f"{partial.name[:24]}.partial"
+    target.write_bytes(content)
+    assert problems(archive) == []
+    middle = len(content.rstrip(b"\0")) // 2
+    for at in range(middle, middle + 64):
+        content[at] ^= 0xFF
+    target.write_bytes(content)
+    ((file, message),) = problems(archive)
+    assert file == target.name
+    assert re.search("wrong checksum|does not follow|has a record of|does not go on|has no page", message), message
+
+
+def test_what_goes_while_it_is_read(archive: Path) -> None:
+    """Pruning by the server, and a job that compresses, are no fault of the archive; what is missed later is."""
+    listed = names(archive)
+    files = inventory.groups([str(archive)])
+    for name in listed[:3]:
+        (archive / name).unlink()
+    for name in listed[3:6]:
+        (archive / f"{name}.gz").write_bytes(compress((archive / name).read_bytes(), ".gz"))
+        (archive / name).unlink()
+    pruned = verify.Verification(files[0])
+    pruned.run()
+    assert pruned.problems == []
+    assert [run.first for run in pruned.newest_first] == [listed[3]]
+    assert "3 files have been removed while the others were read" in pruned.notes
+    # One from the middle, and the newest of all.
+    files = inventory.groups([str(archive)])
+    newest = names(archive, 2)[-1]
+    (archive / listed[10]).unlink()
+    (archive / newest).unlink()
+    torn = verify.Verification(files[0])
+    torn.run()
+    assert [(problem.name, problem.text) for problem in torn.problems] == [
+        (listed[10], "is missing"), (newest, "has been removed while the others were read")
+    ]  # fmt: skip
+
+
+def test_an_archive_that_is_unmounted_meanwhile(archive: Path) -> None:
+    (files,) = inventory.groups([str(archive)])
+    archive.rename(archive.parent / "away")
+    gone = verify.Verification(files)
+    gone.run()
+    assert gone.problems
+
+
+@pytest.mark.timeout(60)
+def test_as_many_ranges_as_files(tmp_path: Path) -> None:
+    """As of an archive of which half is missing."""
+    (files,) = inventory.groups([str(tmp_path)])
+    verification = verify.Verification(files)
+    files.timeline(1)
+    verification.runs = [verify.Run(1, segments.name(number), number, number + 1, 1) for number in range(0, 100_000, 2)]
+    assert len(verification.newest_first) == 50_000
+
+
+def test_names_that_would_move_the_cursor(archive: Path) -> None:
+    (archive / "evil\x1b[2Jname").touch()
+    result = check(archive)
+    assert result.status == 0
+    assert "\x1b" not in result.stdout
+    assert "no server asks for: evil?[2Jname" in result.stdout
+
+
 def test_a_missing_history_file(archive: Path) -> None:
     (archive / "00000002.history").unlink()
     assert problems(archive) == [("00000002.history", "is missing: no server can come to timeline 2 from an earlier one")]
@@ -466,6 +560,30 @@ def test_after_a_failover_and_a_standby_that_follows(scene: Scene) -> None:
     (scene.archive / file).unlink()
     shutil.rmtree(standby.data_directory / "pg_wal")
     assert any(name == file for name, _ in problems("--pgdata", standby.data_directory, scene.archive))
+
+
+def test_a_chain_of_timelines(scene16: Scene) -> None:
+    """The first of them goes on behind the fork, as an old primary's that was not stopped in time."""
+    size = scene16.stock.size
+    within = scene16.stock.FULL[0]
+    scene16.feed(to=within + 1)
+    second = make_branch(scene16, scene16.archive, at=start_of(scene16, within) + size // 2)
+    second.publish(scene16)
+    third = make_branch(scene16, scene16.archive, timeline=3)
+    third.publish(scene16)
+    for options in ((), ("--records",)):
+        _, said = found(*options, scene16.archive)
+        assert said["problems"] == []
+        assert [(one["timeline"], one["parent"], one["begins"]) for one in said["timelines"]] == [
+            (1, None, None), (2, 1, lsn_text(second.forked_at)), (3, 2, lsn_text(third.forked_at))
+        ]  # fmt: skip
+        newest = said["ranges"][0]
+        assert (newest["timeline"], newest["first_segment"]) == (3, scene16.stock.names[0])
+        assert newest["to"] == lsn_text((segments.number(third.names[-1], size) + 1) * size)
+        assert any(note.startswith(f"timeline 1 goes on behind {lsn_text(second.forked_at)}") for note in said["notes"])
+    # Nothing of the second may be missing, whatever the first still has.
+    (scene16.archive / second.names[0]).unlink()
+    assert problems(scene16.archive) == [(second.names[0], "is missing")]
 
 
 def test_a_data_directory_of_another_cluster(scene: Scene, wal: RealWal, tmp_path: Path) -> None:
