@@ -205,6 +205,21 @@ def test_disallow_to_failover(pool: Pool) -> None:
     assert "failover.sh" not in pool.script_lines()
 
 
+def test_pgpool_is_started_again_while_a_person_is_told(pool: Pool) -> None:
+    """What is left in the background does not hold its ports."""
+    done = pool.folder / "done"
+    pool.configure(NOTIFY=f"cat >>{pool.notices}; until [ -e {done} ]; do sleep 0.1; done")
+    _, standby = begin(pool, FED)
+    standby.stop("fast")
+    pool.until_noticed("node 1, a standby, went down: nothing to promote")
+    pool.stop()
+    standby.begin()
+    pool.begin()
+    pool.until_nodes("up primary", "up standby")
+    assert not done.exists()
+    done.touch()
+
+
 def test_nothing_to_promote(pool: Pool) -> None:
     """Calls that are no reason for a failover, and calls that cannot be understood."""
     primary, standby = pool.servers(FED)

@@ -1,6 +1,9 @@
 # shellcheck shell=sh
 # What the scripts of this folder share; each of them begins by reading it. Settings: pystandby-pgpool.conf, beside it.
 
+# Pgpool-II leaves its listening sockets open to us: what goes on in the background would keep it from being started again.
+exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+
 # shellcheck source=contrib/linux/pgpool/pystandby-pgpool.conf
 . "$(dirname -- "$0")/pystandby-pgpool.conf"
 script=$(basename -- "$0")
