@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
+from support.command import PYSTANDBY
 from support.pgpool import FED, STREAMING, Node, Pool
 from support.servers import eventually
 
@@ -122,14 +127,33 @@ def test_the_arbiter_says_no(pool: Pool) -> None:
         assert result.status == 1
         assert "this only tells: no failover" in result.stderr
     stays_a_standby(pool, standby)
+    # The way back: the primary is started, and attached.
+    primary.begin()
+    assert pool.pcp("pcp_attach_node", 0).status == 0, pool.tell()
+    pool.until_nodes("up primary", "up standby")
+    pool.eventually_sql("INSERT INTO ledger (note) VALUES ('as before')")
+    assert primary.rows() == 101
+
+
+IGNORES_SIGTERM = 'trap "" TERM; sleep 1000 & sleep 1000'
 
 
 def test_the_fence_fails(pool: Pool) -> None:
-    pool.configure(FENCE="exit 7")
+    # Under Pgpool-II itself, whose signal mask the scripts inherit.
+    pool.configure(FENCE=IGNORES_SIGTERM, FENCE_TIMEOUT="1")
     primary, standby = begin(pool, FED, search_primary_node_timeout=2)
     primary.stop("fast")
-    pool.until_noticed("node 0, is not known to be stopped (FENCE, status 7): no failover")
+    pool.until_noticed("node 0, is not known to be stopped (FENCE, status 137): no failover")
     stays_a_standby(pool, standby)
+    for settings, said in (
+        ({"FENCE": "exit 7", "FENCE_TIMEOUT": "60"}, "node 0, is not known to be stopped (FENCE, status 7): no failover"),
+        ({"ARBITRATE": IGNORES_SIGTERM, "ARBITRATE_TIMEOUT": "1"}, "ARBITRATE does not allow a failover (status 137)"),
+    ):
+        pool.configure(**settings)
+        result = pool.call("failover.sh", *pool.placeholders(primary, standby, primary))
+        assert result.status == 1
+        assert said in result.stderr
+    pool.configure(ARBITRATE="true", ARBITRATE_TIMEOUT="20")
     # It says that the old primary is stopped, which it is not.
     primary.begin()
     pool.configure(FENCE="true")
@@ -137,6 +161,32 @@ def test_the_fence_fails(pool: Pool) -> None:
     assert result.status == 1
     assert "node 0, still answers after FENCE: no failover" in result.stderr
     stays_a_standby(pool, standby)
+    # Nor is it known, where it cannot be asked.
+    programs = pool.folder / "programs"
+    programs.mkdir()
+    for program in ("psql", "pg_ctl"):
+        (programs / program).symlink_to(standby.installation.program(program))
+    pool.configure(BINDIR=str(programs))
+    result = pool.call("failover.sh", *pool.placeholders(primary, standby, primary))
+    assert result.status == 1
+    assert "it is not known whether the old primary, node 0, answers after FENCE (pg_isready, status 127)" in result.stderr
+    stays_a_standby(pool, standby)
+
+
+def test_called_twice_at_once(pool: Pool) -> None:
+    """One failover, and no call reports a failure."""
+    primary, standby = pool.servers(FED)
+    words = pool.placeholders(primary, standby, primary)
+    with ThreadPoolExecutor(3) as calls:
+        results = list(calls.map(lambda _: pool.call("failover.sh", *words), range(3)))
+    assert [result.status for result in results] == [0, 0, 0], "".join(result.stderr for result in results)
+    assert sum("takes writes already" in result.stderr for result in results) == 2
+    assert sum("says smart" in result.stderr for result in results) == 1
+    assert not primary.is_running()
+    assert not standby.in_recovery()
+    assert standby.sql("SELECT timeline_id FROM pg_control_checkpoint()") == [(2,)]
+    standby.archive_all()
+    assert [path.name for path in pool.archive.glob("*.history")] == ["00000002.history"]
 
 
 def test_disallow_to_failover(pool: Pool) -> None:
@@ -153,6 +203,21 @@ def test_disallow_to_failover(pool: Pool) -> None:
     pool.until_nodes("up primary", "up standby")
     standby.assert_not_promoted()
     assert "failover.sh" not in pool.script_lines()
+
+
+def test_pgpool_is_started_again_while_a_person_is_told(pool: Pool) -> None:
+    """What is left in the background does not hold its ports."""
+    done = pool.folder / "done"
+    pool.configure(NOTIFY=f"cat >>{pool.notices}; until [ -e {done} ]; do sleep 0.1; done")
+    _, standby = begin(pool, FED)
+    standby.stop("fast")
+    pool.until_noticed("node 1, a standby, went down: nothing to promote")
+    pool.stop()
+    standby.begin()
+    pool.begin()
+    pool.until_nodes("up primary", "up standby")
+    assert not done.exists()
+    done.touch()
 
 
 def test_nothing_to_promote(pool: Pool) -> None:
@@ -176,6 +241,28 @@ def test_nothing_to_promote(pool: Pool) -> None:
     # Up to 4.0 there are no %N and %S.
     result = pool.call("failback.sh", *pool.placeholders(standby, primary, primary)[:10])
     assert result.status == 0, result
+    # A setting that cannot be meant, a standby that could not be triggered: known before the old primary is fenced.
+    for name, right, value in (
+        ("PROMOTE_TIMEOUT", "60", "10m"),
+        ("PROMOTE_TIMEOUT", "60", "08"),
+        ("FENCE_TIMEOUT", "60", "0"),
+        ("ARBITRATE_TIMEOUT", "20", ""),
+        ("REMOTE", "local", "Local"),
+        ("CLUSTERING_MODE", "streaming_replication", "streaming"),
+    ):
+        pool.configure(**{name: value})
+        result = pool.call("failover.sh", *words)
+        assert result.status == 1, result
+        assert f'ERROR:  {name} is "{value}": it must be ' in result.stderr
+        pool.configure(**{name: right})
+    elsewhere = pool.folder / "missing" / "trigger"
+    standby.sql(f"ALTER SYSTEM SET restore_command = 'exec {PYSTANDBY} -t {elsewhere} {pool.archive} %f %p'")
+    standby.sql("SELECT pg_reload_conf()")
+    result = pool.call("failover.sh", *words)
+    assert result.status == 1, result
+    assert "node 1 could not be triggered: no failover" in result.stderr
+    assert f'could not make trigger file "{elsewhere}"' in result.stderr
+    assert primary.is_running()
     # A server that does not answer is no reason to promote it.
     standby.stop("fast")
     result = pool.call("failover.sh", *words)
@@ -202,6 +289,24 @@ def test_a_second_standby_follows(pool: Pool) -> None:
     pool.until_nodes("down standby", "down standby", "up primary")
     pool.eventually_sql("INSERT INTO ledger (note) VALUES ('on timeline 3')")
     assert second.rows() == 152
+
+
+def test_it_follows_a_streaming_one_before_its_checkpoint(pool: Pool) -> None:
+    """Which may take long: until then the new primary's pg_control has the old timeline."""
+    primary, first, second = begin(pool, STREAMING, FED)
+    ((checkpointer,),) = first.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    assert isinstance(checkpointer, int)
+    os.kill(checkpointer, signal.SIGSTOP)
+    try:
+        primary.stop("fast")
+        pool.until_noticed("node 2 follows node 1, on timeline 2, and is attached")
+        assert first.sql("SELECT timeline_id FROM pg_control_checkpoint()") == [(1,)]
+    finally:
+        os.kill(checkpointer, signal.SIGCONT)
+    pool.until_nodes("down standby", "up primary", "up standby")
+    pool.eventually_sql("INSERT INTO ledger (note) VALUES ('on timeline 2')")
+    first.archive_all()
+    second.until_rows(101)
 
 
 def test_the_old_primary_comes_back_unfenced(pool: Pool) -> None:

@@ -106,14 +106,53 @@ def test_what_is_not_made_anew(pool: Pool) -> None:
     primary.sql(f"CREATE TABLESPACE somewhere LOCATION '{place}'")
     refused("the primary has tablespaces")
     primary.sql("DROP TABLESPACE somewhere")
-    # It begins, and fails: the data directory that was there is kept.
-    pool.configure(REPLICATION_USER="pgpool")
+    # What cannot be looked into may belong to a server that runs; what is a link cannot be replaced by a rename.
+    standby.data_directory.chmod(0)
     done = pool.pcp("pcp_recovery_node", "-n", 1, deadline=RECOVERY_DEADLINE)
+    standby.data_directory.chmod(0o700)
     assert 'execution of command failed at "1st stage"' in done.stderr, done
-    assert "no base backup could be made" in pool.script_lines()
-    (old,) = old_directories(standby)
-    assert (old / "recovery.signal").exists()
-    pool.until_nodes("up primary", "down standby")
+    assert f'could not open PID file "{standby.data_directory}/postmaster.pid"' in pool.script_lines()
+    place = standby.data_directory.rename(standby.data_directory.with_name("elsewhere"))
+    standby.data_directory.symlink_to(place)
+    refused("is a symbolic link or a mount point")
+    standby.data_directory.unlink()
+    place.rename(standby.data_directory)
+    # A primary that does not archive, an archive that the node does not see.
+    pool.configure(FOLLOW_TIMEOUT="5")
+    primary.sql("ALTER SYSTEM SET archive_command = 'false'")
+    primary.sql("SELECT pg_reload_conf()")
+    refused("its log and pg_stat_archiver say why")
+    primary.sql("ALTER SYSTEM RESET archive_command")
+    primary.sql("SELECT pg_reload_conf()")
+    primary.archive_all()
+    pool.configure(ARCHIVE=str(pool.folder / "not-mounted"))
+    refused(f'in archive "{pool.folder}/not-mounted": it is as it was')
+    pool.configure(ARCHIVE=str(pool.archive), FOLLOW_TIMEOUT="60")
+    # It begins, and fails: nothing is left of it.
+    pool.configure(REPLICATION_USER="pgpool")
+    refused("no base backup could be made")
+    assert not list(standby.socket_directory.glob("data.new-*"))
+    pool.configure(REPLICATION_USER="postgres")
+    # It ends half-way.
+    programs = pool.folder / "programs"
+    programs.mkdir()
+    for program in ("psql", "pg_ctl"):
+        (programs / program).symlink_to(standby.installation.program(program))
+    (programs / "pg_basebackup").write_text(
+        f'#!/bin/sh\nexec {standby.installation.program("pg_basebackup")} --max-rate=32 "$@"\n'
+    )
+    (programs / "pg_basebackup").chmod(0o755)
+    pool.configure(BINDIR=str(programs), BACKUP_TIMEOUT="3")
+    refused("what is left of the backup, if anything, is")
+    assert len(list(standby.socket_directory.glob("data.new-*"))) == 1
+    # The node is as it was, and can be made anew.
+    standby.begin()
+    assert standby.in_recovery()
+    standby.stop("fast")
+    pool.configure(BINDIR=str(standby.installation.bindir), BACKUP_TIMEOUT="0")
+    recovered(pool, standby)
+    pool.until_nodes("up primary", "up standby")
+    assert len(old_directories(standby)) == 1
     # No word is missing, or else nothing is done.
     for stage in ("recovery_1st_stage", "recovery_2nd_stage", "pgpool_remote_start"):
         result = pool.call(stage, primary.data_directory)
@@ -310,6 +349,23 @@ def test_words_arrive_as_they_are(pool: Pool) -> None:
     assert arrived() == expected
     with ssh_server(pool):
         assert arrived() == expected
+        # What is out of time is ended there as well: it would get in the way of the next try.
+        pid = pool.folder / "pid"
+        (pool.scripts / "long.sh").write_text(
+            f'. "$(dirname -- "$0")/common.sh"\non 127.0.0.1 1 \'echo $$ >"$1"; sleep 1000\' "{pid}"\n'
+        )
+        assert pool.call("long.sh").status == 124
+        process = Path("/proc", pid.read_text().strip())
+        eventually(lambda: not process.exists(), "what ran there is ended", tell=pool.script_lines)
+
+
+def test_no_room_for_what_is_said(pool: Pool) -> None:
+    """A status is the command's all the same, and what it says is logged."""
+    (pool.scripts / "elsewhere.sh").write_text(
+        'export TMPDIR=/missing\n. "$(dirname -- "$0")/common.sh"\nattempt 30 sh -c "echo yes; exit 3"\n'
+    )
+    result = pool.call("elsewhere.sh")
+    assert (result.status, "LOG:    yes" in result.stderr) == (3, True), result
 
 
 # --- the scripts as text ---------------------------------------------------------------------------------------------

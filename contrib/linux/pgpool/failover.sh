@@ -9,6 +9,16 @@
 
 # shellcheck source=contrib/linux/pgpool/common.sh disable=SC2016
 . "$(dirname -- "$0")/common.sh"
+
+# One call at a time on this machine: a second one finds what the first has made of it, and does not fence what is being fenced.
+# -o: what a command here leaves behind does not keep the lock.
+if [ -z "${PYSTANDBY_FAILOVER_LOCKED-}" ]; then
+    PYSTANDBY_FAILOVER_LOCKED=yes flock -o -w "$((2 * PROMOTE_TIMEOUT + 600))" -E 75 "$0" sh "$0" "$@"
+    status=$?
+    [ "$status" -le 1 ] || refuse "another call has not ended, or the failover was interrupted (status $status)"
+    exit "$status"
+fi
+unset PYSTANDBY_FAILOVER_LOCKED
 take_placeholders "$@"
 began=$(date +%s)
 
@@ -44,8 +54,13 @@ case $? in
 0) streaming=yes ;;
 1)
     streaming=no
-    on "$new_host" 60 'exec "$1" trigger show --pgdata "$2" --username "$3"' "$PYSTANDBY" "$new_data" "$SUPERUSER" ||
-        refuse "node $new_node has no trigger file that could be made: no failover"
+    on "$new_host" 60 'exec "$1" trigger smart --dry-run --pgdata "$2" --username "$3"' "$PYSTANDBY" "$new_data" "$SUPERUSER" || {
+        [ "$(ask "$new_host" "$new_port" 'SELECT pg_is_in_recovery()')" = f ] ||
+            refuse "node $new_node could not be triggered: no failover"
+        # Another call was quicker.
+        tell WARNING "node $new_node takes writes already: nothing to promote"
+        exit 0
+    }
     ;;
 *) refuse "host $new_host of node $new_node cannot be reached: no failover" ;;
 esac
@@ -68,9 +83,12 @@ status=$?
 attempt "$FENCE_TIMEOUT" sh -c "$FENCE"
 status=$?
 [ "$status" -eq 0 ] || refuse "the old primary, node $node, is not known to be stopped (FENCE, status $status): no failover"
-"$BINDIR/pg_isready" -q -h "$host" -p "$port" -t 5
-case $? in
+timeout -k 5 20 "$BINDIR/pg_isready" -q -h "$host" -p "$port" -t 5
+status=$?
+case $status in
+2) ;; # no answer
 0 | 1) refuse "the old primary, node $node, still answers after FENCE: no failover" ;;
+*) refuse "it is not known whether the old primary, node $node, answers after FENCE (pg_isready, status $status): no failover" ;;
 esac
 
 # The new one

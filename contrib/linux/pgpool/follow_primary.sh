@@ -31,16 +31,15 @@ on "$host" 30 '"$1/pg_ctl" status -D "$2" >/dev/null && [ -e "$2/recovery.signal
     exit 0
 }
 
-# When it starts, the history file must be in the archive, or it goes on with the old timeline.
-timeline=$(ask "$new_host" "$new_port" 'SELECT timeline_id FROM pg_control_checkpoint()')
-is_number "$timeline" || refuse "the new primary, node $new_node, does not say its timeline"
-history=$(printf '%08X.history' "$timeline")
-on "$host" "$FOLLOW_TIMEOUT" '
-    folder=$(mktemp -d) || exit 1
-    trap "rm -rf \"$folder\"" EXIT
-    until "$1" "$2" "$3" "$folder/$3" 2>/dev/null; do
-        sleep 1
-    done' "$PYSTANDBY" "$(archive_of "$new_host" "$new_port")" "$history" ||
+# When it starts, the history file must be in the archive, or it goes on with the old timeline. (pg_control_checkpoint() has the old
+# one until the new primary's first checkpoint has ended.)
+timeline=$(ask "$new_host" "$new_port" 'SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)')
+case $timeline in
+'' | *[!0-9A-F]*) refuse "the new primary, node $new_node, does not say its timeline" ;;
+esac
+history=$timeline.history
+timeline=$((0x$timeline))
+fetch "$host" "$(archive_of "$new_host" "$new_port")" "$history" ||
     refuse "$history has not come into the archive: node $node is left detached"
 
 # Immediate: any other stop writes down what was replayed, be it past the point where the new timeline began.
