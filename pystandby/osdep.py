@@ -563,18 +563,25 @@ else:
 
     _WAYS = (_reflink, *((os.copy_file_range,) if hasattr(os, "copy_file_range") else ()), _sendfile)
 
-    open_file = os.open
-    """As open() in Windows' half."""
+    def open_file(path: str, flags: int, mode: int = 0o777) -> int:
+        """As os.open(), which leaves others free to rename and remove the file. Raises OSError."""
+        return os.open(path, flags, mode)
 
     def path_problem(path: str) -> str:
         """What is wrong with the name of a file, whatever there is on the disk: nothing here."""
         return ""
 
-    replace = os.replace
-    """A file that is open can be replaced."""
+    def replace(source: str, target: str) -> None:
+        """As os.replace(): a file that is open can be replaced. Raises OSError."""
+        os.replace(source, target)
 
-    remove, remove_folder = os.unlink, os.rmdir
-    """And removed."""
+    def remove(path: str) -> None:
+        """As os.unlink(): a file that is open can be removed. Raises OSError."""
+        os.unlink(path)
+
+    def remove_folder(path: str) -> None:
+        """As os.rmdir(). Raises OSError."""
+        os.rmdir(path)
 
     def is_in_use(failure: OSError) -> bool:
         """False: nobody can keep others from reading a file that they may read."""
