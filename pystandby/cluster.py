@@ -472,7 +472,7 @@ class Cluster:
     def __post_init__(self) -> None:
         self.folder = self.folder.resolve()
         socket = self.socket_directory / f".s.PGSQL.{self.port}"
-        if len(os.fsencode(socket)) > osdep.LONGEST_SOCKET_PATH:
+        if osdep.LONGEST_SOCKET_PATH and len(os.fsencode(socket)) > osdep.LONGEST_SOCKET_PATH:
             raise StandbyError(
                 UNEXPECTED,
                 f'the path of a socket in "{self.socket_directory}" would be too long',
