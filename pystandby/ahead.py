@@ -116,7 +116,9 @@ class _Child:
                 time.sleep(_NAP if 2 * len(self.held) >= self.bound else _SHORT_NAP)
         if self.options.restartwalfile is None and self.options.keep:
             self._hear_of_the_last()
-        self._prune()
+        if self._wanted():
+            # Else an orphan would write into a data directory where a new server may be at work.
+            self._prune()
 
     def _wanted(self) -> bool:
         """Whether the server still is in the recovery that this child serves; else leave nothing behind that it may not take."""

@@ -14,6 +14,10 @@ from support import segments
 from support.command import PYSTANDBY, Call, Standby, StartupProcess, wait_until
 from support.servers import Scene, alive, eventually
 
+from pystandby import ahead, exits, osdep
+from pystandby.asker import Asker
+from pystandby.options import Options
+
 pytest_plugins = ["support.servers"]
 
 NAMES = [segments.name(number) for number in range(2, 40)]
@@ -230,6 +234,7 @@ def test_what_somebody_removed_from_the_spool_was_not_taken(standby: Standby) ->
     contents = {name: standby.put(name) for name in NAMES[:16]}
     with standby.server() as server:
         assert restored(server, standby, NAMES[4], "-k", "2") == contents[NAMES[4]]
+        wait_until(lambda: child(standby) != 0, "the child is at work")
         for count in (8, 12, 15):
             # The child goes on behind what is gone, as if it had been taken, and removes old segments each second.
             wait_until(lambda count=count: NAMES[count] in spooled(standby) or not child(standby), "it has gone on")  # type: ignore[misc]
@@ -239,6 +244,30 @@ def test_what_somebody_removed_from_the_spool_was_not_taken(standby: Standby) ->
         assert standby.archived() == NAMES[2:16]
         for name in NAMES[5:16]:
             assert restored(server, standby, name, "-k", "2") == contents[name]
+
+
+def test_a_child_whose_server_has_gone_prunes_nothing(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new server may be at work: nothing may change in its data directory or in its archive."""
+    for name in NAMES[:4]:
+        standby.put(name)
+    monkeypatch.chdir(standby.data.path)
+    spool(standby).mkdir()
+    monkeypatch.setattr(osdep, "startup_process", lambda postmaster: os.getpid())
+    options = Options().for_file(NAMES[3], "pg_wal/RECOVERYXLOG")
+    options.archivelocation, options.keep, options.look_ahead = str(standby.archive), 1, 4
+    asker = Asker(options.nextwalfile, options.xlogfilepath)
+    looks: list[str] = []
+
+    def goes_after_one_look(asker: Asker) -> None:
+        looks.append("")
+        if len(looks) > 1:
+            raise exits.StandbyError(exits.SERVER_GONE, "gone", "")
+
+    monkeypatch.setattr(Asker, "alive", goes_after_one_look)
+    ahead.run(options, asker, segments.MB)
+    assert len(looks) == 2
+    assert standby.archived() == NAMES[:4]
+    assert not (spool(standby) / "pruned").exists()
 
 
 @pytest.mark.parametrize("options", [["--look-ahead", "0"], ["--verify", "size"]], ids=" ".join)

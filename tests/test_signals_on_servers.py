@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import segments
 from support.matrix import scenario
-from support.servers import SLOW, SOON, Scene, Server, alive, eventually
+from support.servers import SLOW, SOON, Scene, Server, alive, eventually, processes_in
 
 pytest_plugins = ["support.servers"]
 
@@ -34,6 +34,16 @@ def content_of(folder: Path) -> dict[str, tuple[int, int, int]]:
 def until_gone(command: int, server: Server) -> None:
     """Wait for the end of an orphan, which comes with its next look: SLEEPTIME is 1."""
     eventually(lambda: not alive(command), f"the orphaned command {command} has gone", SOON, server.tell)
+
+
+def until_left(server: Server, *stay: int) -> None:
+    """Wait until nobody but ``stay`` is in the data directory: a child that looked ahead goes a moment after the server."""
+
+    def is_left() -> bool:
+        found = processes_in(server.data_directory)
+        return not any(pid not in stay and not re.match(r"\S*sh ", line) for pid, line in found.items())
+
+    eventually(is_left, f"nobody but {stay} is in the data directory", SOON, server.tell)
 
 
 def comes_back(scene: Scene, standby: Server, replayed: int) -> None:
@@ -58,6 +68,7 @@ def test_the_startup_process_is_killed(scene: Scene, how: str) -> None:
     os.kill(standby.startup_process(), signal.Signals[how])
     standby.until_down()
     until_gone(command, standby)
+    until_left(standby)
     before = content_of(standby.data_directory)
     # Nobody is there any more who could take it.
     scene.feed(4)
@@ -75,6 +86,7 @@ def test_an_orphan_writes_nothing(scene: Scene) -> None:
     os.kill(command, signal.SIGSTOP)
     os.kill(standby.startup_process(), signal.SIGKILL)
     standby.until_down()
+    until_left(standby, command)
     scene.feed(4)
     before = content_of(standby.data_directory)
     os.kill(command, signal.SIGCONT)
@@ -168,6 +180,7 @@ def test_a_command_that_is_deaf_to_sigterm_leaves_all_the_same(scene: Scene) -> 
     command = scene.remember(standby.until_waiting(4))
     standby.stop("fast", SOON)
     until_gone(command, standby)
+    until_left(standby)
     assert re.search("pystandby ERROR:  the server (is shutting down|that asked for this file has gone)", standby.log_text())
     before = content_of(standby.data_directory)
     scene.feed(4)
