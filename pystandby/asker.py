@@ -121,6 +121,10 @@ class Asker:
 
     def identity(self) -> str:
         """What tells this server process from every other, before and after; as long as it is asked of a living one."""
+        if self._leader is None and self._postmaster is None:
+            # Nobody is known to ask, as on Windows without a server: each call is of another one.
+            own = os.getpid()
+            return f"- {own} {osdep.started(own)}"
         words = [
             osdep.boot(),
             str(self._leader),

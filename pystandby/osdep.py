@@ -431,8 +431,26 @@ if sys.platform == "win32":
             pass
 
     def signal_postmaster(pid: int) -> None:
-        """Raise OSError: PostgreSQL's signals are messages on a pipe of its own here."""
-        raise OSError(errno.ENOSYS, "not supported on Windows")
+        """Send SIGUSR1 to a postmaster, as pg_ctl does. Raises OSError.
+
+        PostgreSQL's signals are messages of one byte, which the other end sends back, on a pipe of each process's own
+        (pgkill() in src/port/kill.c, pg_signal_thread() in src/backend/port/win32/signal.c).
+        """
+        import ctypes
+
+        signal, answer, count = (ctypes.c_ubyte * 1)(_PG_SIGUSR1), (ctypes.c_ubyte * 1)(), ctypes.c_uint32()
+        call = ctypes.WinDLL("kernel32", use_last_error=True).CallNamedPipeW
+        pipe = ctypes.c_wchar_p(f"\\\\.\\pipe\\pgsignal_{pid}")
+        if not call(pipe, signal, 1, answer, 1, ctypes.byref(count), _PIPE_TIMEOUT):
+            raise ctypes.WinError(ctypes.get_last_error())
+        if count.value != 1 or answer[0] != _PG_SIGUSR1:
+            raise OSError(errno.ESRCH, f"process {pid} does not take signals as a server does")
+
+    _PG_SIGUSR1 = 30
+    """What PostgreSQL calls SIGUSR1 where the system has none (src/include/port/win32_port.h)."""
+
+    _PIPE_TIMEOUT = 1000
+    """Milliseconds for which a pipe that is busy is waited for, as PostgreSQL does."""
 
     def start_helper(work: "Callable[[], None]", elsewhere: "Callable[[], tuple[str, dict[str, str]]]") -> None:
         """Do ``work`` in a process that outlives us, holds none of our files open, and ends with it. Raises OSError.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pwd
 import re
-import resource
 import select
 import signal
 import struct
 import subprocess
 import tempfile
-import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -289,6 +285,8 @@ def test_a_hundred_thousand_files(tmp_path: Path) -> None:
     for number in range(1, 100_000):
         if number != 70_000:
             os.close(os.open(tmp_path / segments.name(number), os.O_CREAT | os.O_WRONLY))
+    import resource
+
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = answer_of("--archive", tmp_path)["archive"]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -337,6 +335,8 @@ def test_a_journal_that_is_put_aside_while_it_is_read(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("access", ["a group's", "not root's"])
 def test_root_sees_what_the_servers_user_sees(access: str) -> None:
     assert os.geteuid() == 0
+    import pwd
+
     nobody = pwd.getpwnam("nobody")
     with tempfile.TemporaryDirectory(prefix="psb-", dir="/tmp") as name:
         folder = Path(name)
@@ -797,6 +797,9 @@ def test_follow_shows_it_again_and_ends_with_its_reader(standby: Standby) -> Non
 def test_follow_on_a_small_terminal(standby: Standby) -> None:
     """Lines that wrap take more than one of its rows: showing too many would scroll at each look."""
     standby.put(NAMES[1])
+    import fcntl
+    import termios
+
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 30, 0, 0))
     words: list[Argument] = [PYSTANDBY, "status", "--pgdata", standby.data.path, "--archive", standby.archive, "--follow", "1"]

@@ -21,6 +21,8 @@ enum kind { RESTORE, LOW, PLAIN };
 #define ENDS_RECOVERY 211
 #define CANNOT_START 202
 #define LONGEST 32768 /* characters of a path or a command line */
+#define STARTS 10 /* attempts to start Python while Windows is short of something */
+#define BETWEEN_STARTS 300 /* milliseconds */
 
 /* Where a status above 125 ends the server's archiver, or takes it down when it has just been promoted. */
 static const wchar_t *const low_verbs[] = {L"archive", L"archive-cleanup", L"recovery-end", NULL};
@@ -171,6 +173,26 @@ static HANDLE job_of_our_own(void)
     return job;
 }
 
+/* Whether the error says something of this moment's resources, and nothing of Python: those may be there again shortly. */
+static BOOL is_shortage(DWORD error)
+{
+    return error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_OUTOFMEMORY || error == ERROR_NO_SYSTEM_RESOURCES ||
+           error == ERROR_COMMITMENT_LIMIT || error == ERROR_PAGEFILE_QUOTA || error == ERROR_INTERNAL_ERROR;
+}
+
+/* Start Python, which is not to run before it is in our job. */
+static void start_python(const wchar_t *interpreter, wchar_t *command, STARTUPINFOW *startup, PROCESS_INFORMATION *process)
+{
+    for (int left = STARTS - 1;; left--) {
+        if (CreateProcessW(interpreter, command, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, startup, process))
+            return;
+        DWORD error = GetLastError();
+        if (left == 0 || !is_shortage(error))
+            fail(L"\"%ls\" does not start: error %lu of Windows", interpreter, error);
+        Sleep(BETWEEN_STARTS);
+    }
+}
+
 int wmain(int count, wchar_t **words)
 {
     static wchar_t folder[LONGEST], script[LONGEST], interpreter[LONGEST], command[2 * LONGEST];
@@ -203,8 +225,7 @@ int wmain(int count, wchar_t **words)
     startup.hStdOutput = inheritable(STD_OUTPUT_HANDLE);
     startup.hStdError = inheritable(STD_ERROR_HANDLE);
     HANDLE job = job_of_our_own();
-    if (!CreateProcessW(interpreter, command, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, &startup, &process))
-        fail(L"\"%ls\" does not start: error %lu of Windows", interpreter, GetLastError());
+    start_python(interpreter, command, &startup, &process);
     if (job)
         AssignProcessToJobObject(job, process.hProcess);
     ResumeThread(process.hThread);

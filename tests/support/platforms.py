@@ -56,7 +56,6 @@ _OTHER_WORDS = "messages with the operating system's own words, which are others
 _LINKS = "an installation made of symbolic links"
 _SHELL = "a server process made of a shell; tests/windows/fake_server.py is that of Windows"
 _SHELL_SCRIPT = "the executable is a shell script; tests/windows/test_executable.py is about that of Windows"
-_EACH_ANOTHER = "calls that no server makes are each of another one; on Windows a server is known by postmaster.pid alone"
 
 _SEPARATORS = "messages in which the test expects / in paths"
 _LINUX_PROGRAMS = "programs of Linux's servers"
@@ -85,7 +84,6 @@ TESTS = {
     r"test_launch\.py::test_arguments_of_any_size\[20000": "command lines longer than 32767 characters",
     r"test_launch\.py::test_modules_in_the_data_directory": _SHELL_SCRIPT,
     r"test_placing\.py::test_(a_folder_at_the_destination|the_folder_is_missing|retries_wait_one)": _OTHER_WORDS,
-    r"test_placing\.py::test_nothing_is_left_behind|test_pruning\.py::test_nothing_goes_when_nothing": _EACH_ANOTHER,
     r"test_pruning\.py::.*by the child": _SHELL,
 }
 """Regular expressions of the ids of further tests, and why they are not for Windows."""
@@ -93,7 +91,7 @@ TESTS = {
 WORDS = {
     r"mkfifo": "FIFOs",
     r"symlink_to|os\.symlink|readlink": "symbolic links, which users of Windows may not make",
-    r"chmod|geteuid|getuid|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
+    r"chmod|geteuid|getuid|pwd\.|umask|mkdir\(mode|st_mode|PermissionError": "modes and owners of files",
     r"SIG[A-Z]+[0-9]?\b|killpg|os\.kill\(|\.signal\(": "signals",
     r"os\.fork|setrlimit|ulimit|/dev/|/proc|/bin/|/usr/|strace|\bresource\.|\bpty\b": "/proc, /dev, limits, a shell",
     r"injected\.|program\(": "faults injected into the operating system's calls, by their names on Linux",

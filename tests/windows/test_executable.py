@@ -225,10 +225,10 @@ WORDS = [
 
 
 def test_words_arrive_as_they_were_given(installed: Installation, tmp_path: Path) -> None:
-    shown = "import sys; sys.stdout.buffer.write(repr(sys.argv[1:]).encode())\n"
+    shown = "import sys; sys.stdout.buffer.write(ascii(sys.argv[1:]).encode())\n"
     (installed.bin / "pystandby-python").write_text(f"#!{installed.python}\n{shown}", encoding="utf-8")
     result = installed.run(*WORDS, cwd=tmp_path)
-    assert result == (0, repr(WORDS), "")
+    assert result == (0, ascii(WORDS), "")
 
 
 @pytest.mark.parametrize("folder", ["Program Files", "Gr\u00fc\u00dfe & mehr", "\u65e5\u672c \u8a9e"])
