@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from support import segments
 from support.command import RECOVERYXLOG, Standby
 
-from pystandby import fetch, ready, wal
+from pystandby import fetch, osdep, ready, wal
 from pystandby.archive import Archive, Entry
 from pystandby.asker import Asker
 from pystandby.options import Options
@@ -18,8 +20,11 @@ NAME = segments.name(5)
 @pytest.fixture
 def fetcher(standby: Standby, monkeypatch: pytest.MonkeyPatch) -> fetch.Fetcher:
     monkeypatch.chdir(standby.data.path)
+    # The server that asks is this process: its group's leader may have gone, as that of a job in the background.
+    monkeypatch.setattr(osdep, "startup_process", lambda postmaster: os.getpid())
     options = Options().for_file(NAME, RECOVERYXLOG)
     options.archivelocation = str(standby.archive)
+    options.stable = 0
     return fetch.Fetcher(options, wal.SEGMENT, Asker(NAME, RECOVERYXLOG))
 
 

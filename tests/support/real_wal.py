@@ -191,6 +191,8 @@ class _Maker:
 
     def _recycle(self, sql: Sql) -> None:
         for _ in range(2):
+            # What has yet to be archived is not recycled.
+            self._wait_for_archiver(sql)
             sql.execute("CHECKPOINT")
             self._load_rows(sql, 10)
 
