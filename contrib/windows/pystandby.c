@@ -215,7 +215,8 @@ int wmain(int count, wchar_t **words)
     if (_snwprintf(command, LONGEST - 1, L"\"%ls\" -E -S \"%ls\"%ls", interpreter, script, rest_of_command_line()) < 0)
         fail(L"the command line is too long");
     forget_python_variables();
-    SetEnvironmentVariableW(L"PYSTANDBY_LAUNCHER", L"exe");
+    /* Asks for ENDS_RECOVERY in place of 1, which is what it is only for a server. */
+    SetEnvironmentVariableW(L"PYSTANDBY_LAUNCHER", kind == RESTORE ? L"exe" : NULL);
     SetConsoleCtrlHandler(leave_to_python, TRUE);
 
     ZeroMemory(&startup, sizeof startup);

