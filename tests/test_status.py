@@ -322,7 +322,7 @@ def test_a_journal_that_is_put_aside_while_it_is_read(tmp_path: Path, monkeypatc
     def lines(path: str, size: int, complain: bool = False) -> list[bytes]:
         found = read(path, size, complain)
         if path.endswith("journal.1") and len(os.listdir(tmp_path)) == 2:
-            (tmp_path / "journal").rename(tmp_path / "journal.1")
+            (tmp_path / "journal").replace(tmp_path / "journal.1")
         return found
 
     monkeypatch.setattr(journal, "_lines", lines)

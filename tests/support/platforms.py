@@ -78,6 +78,7 @@ TESTS = {
     r"test_exits\.py::test_(no_inotify_left|where_nothing_can_watch)": "inotify",
     r"test_exits\.py::test_status\[INTERRUPTED|test_exits\.py::test_a_server_that_stops": "signals",
     r"test_exits\.py::test_status\[SERVER_GONE": _SHELL,
+    r"test_exits\.py::test_status\[SOURCE_FAILED": "/proc, /dev, limits, a shell",
     r"test_exits\.py::test_the_interpreter_(cannot_be_run|is_missing)": _SHELL_SCRIPT,
     r"test_exits\.py::test_without_click": _LINKS,
     r"test_exits\.py::test_an_archive_that_is_away": _OTHER_WORDS,

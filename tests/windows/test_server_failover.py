@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support.command import PYSTANDBY, Argument, environment, run
@@ -186,6 +187,27 @@ def test_another_clusters_segment(scene: WindowsScene) -> None:
     scene.feed(4, 5)
     standby.begin()
     standby.until_rows(scene.stock.rows[4])
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
+def test_the_form_that_stops_where_there_is_no_pystandby(scene: WindowsScene, there: bool) -> None:
+    """docs/windows.md has it: cmd.exe by itself ends with 1 for a missing program, which promotes."""
+    text = (Path(__file__).parents[2] / "docs" / "windows.md").read_text(encoding="utf-8")
+    assert "'if exist C:\\\\pystandby\\\\Scripts\\\\pystandby.exe (C:" in text
+    assert ") else exit 255'" in text
+    scene.feed(to=3)
+    program = PYSTANDBY if there else scene.folder / "none.exe"
+    command = scene.restore_command("-s", SLOW, program=[program])
+    standby = scene.standby(restore_command=f"if exist {words_for_cmd(program)} ({command}) else exit 255")
+    if there:
+        standby.begin()
+        command_id = standby.until_waiting(4)
+        scene.together(command_id, 4, word="smart")
+        standby.until_promoted(scene.stock.rows[4])
+    else:
+        standby.begin(connections=False)
+        assert "exit code 255" in standby.until_down()
+        standby.assert_not_promoted()
 
 
 def test_standby_mode(scene: WindowsScene) -> None:
