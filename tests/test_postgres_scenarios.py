@@ -14,6 +14,7 @@ import subprocess
 import pytest
 from support import segments
 from support.branches import LATEST, make_branch, start_of, text_lsn
+from support.command import run
 from support.servers import MB, QUICKLY, Scene, Server, archive_command, eventually
 
 pytest_plugins = ["support.servers"]
@@ -163,6 +164,40 @@ def test_028_pitr_timelines(scene: Scene) -> None:
     again.until_waiting(segments.name(segments.number(str(last)) + 1, timeline=3))
     scene.trigger()
     again.until_promoted(rows + 1, timeline=4)
+
+
+def test_026_overwrite_contrecord(scene: Scene) -> None:
+    """The primary crashes, and the segment in which its last record ends is lost: it goes on behind what there is of that.
+
+    The archive then has a record that never ends, and a page that says so (XLP_FIRST_IS_OVERWRITE_CONTRECORD): all is whole.
+    """
+    scene.feed(to=scene.stock.last)
+    primary = scene.primary().begin()
+    primary.sql(
+        f"""DO $$ BEGIN
+        WHILE {MB} - (pg_current_wal_insert_lsn() - '0/0')::int8 % {MB} > 16384 LOOP
+            INSERT INTO ledger (note) SELECT repeat(md5(i::text), 8) FROM generate_series(1, 10) i;
+        END LOOP; END $$"""
+    )
+    current = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"
+    ((begun,),) = primary.sql(current)
+    primary.sql("SELECT pg_logical_emit_message(true, 'test', repeat('xyzxz', 60000))")
+    ((ended,),) = primary.sql(current)
+    assert segments.number(str(ended)) == segments.number(str(begun)) + 1
+    primary.stop("immediate")
+    (primary.data_directory / "pg_wal" / str(ended)).unlink()
+    primary.begin()
+    rows = primary.rows() + 1
+    last = primary.switch_wal()
+    standby = scene.standby().begin(connections=False)
+    standby.until_waiting(last)
+    assert f'restored log file "{begun}"' in standby.log_text()
+    assert "successfully skipped missing contrecord" in standby.log_text()
+    for options in ([], ["--records"]):
+        verified = run("verify", *options, scene.archive, as_server=False)
+        assert verified.status == 0, verified
+    scene.trigger()
+    standby.until_promoted(rows)
 
 
 @pytest.mark.parametrize("label", [True, False], ids=["with-label", "without-label"])
