@@ -168,6 +168,12 @@ class Wine:
             )
         if done.returncode:
             print(f"ERROR:  Wine could not make its prefix\nDETAIL:  {log.read_text(errors='replace')}", flush=True)
+        else:
+            # \\localhost\c$ and z$, the administrators' shares that Windows has of each drive.
+            shares = self._stage / "wine" / "dosdevices" / "unc" / "localhost"
+            shares.mkdir(parents=True)
+            for drive in ("c", "z"):
+                (shares / f"{drive}$").symlink_to(f"../../{drive}:")
         return done.returncode
 
     def install(self) -> int:

@@ -319,15 +319,35 @@ if sys.platform == "win32":
         return True
 
     def startup_process(postmaster: "int | None") -> "int | None":
-        """The process id of the server's startup process: that child of the postmaster which we descend from; None if none is."""
+        """The process id of the server's startup process: that child of the postmaster which we descend from; None if none is.
+
+        Without a postmaster, whoever started cmd.exe: a server that went down while its command was being started has left
+        nothing else to know it by, and the command would wait for ever.
+        """
         process = os.getpid()
-        # cmd.exe, and before Python itself what starts it: pip's pystandby.exe, a venv's python.exe.
+        # cmd.exe, and before Python itself what starts it: pystandby.exe, a venv's python.exe.
         for _ in range(16):
             parent = _parent(process)
-            if parent is None or parent == postmaster:
-                return None if parent is None else process
+            if parent is None:
+                return None
+            if parent == postmaster:
+                return process
+            if postmaster is None and _is_shell(process):
+                return parent
             process = parent
         return None
+
+    def _is_shell(pid: int) -> bool:
+        try:
+            handle = _winapi.OpenProcess(_QUERY_LIMITED_INFORMATION, False, pid)
+        except OSError:
+            return False
+        try:
+            return os.path.basename(_image(handle)) == "cmd.exe"
+        except OSError:
+            return False
+        finally:
+            _winapi.CloseHandle(handle)
 
     def _parent(pid: int) -> "int | None":
         import ctypes
@@ -650,6 +670,8 @@ else:
 
     def startup_process(postmaster: "int | None") -> "int | None":
         """The process id of the server's startup process: our process group's leader, which is its session's leader too.
+
+        Also of one that has ended.
 
         Without exec in restore_command our parent is a shell that outlives the server.
         """

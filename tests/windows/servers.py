@@ -182,10 +182,17 @@ class WindowsServer(Server):
         self.socket_directory.mkdir(exist_ok=True)
 
     def connection(self) -> psycopg.Connection[tuple[object, ...]]:
-        """A new connection, with autocommit."""
-        return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", autocommit=True, connect_timeout=10
-        )
+        """A new connection, with autocommit; asked for again where the server could not start a process for it."""
+        end = time.monotonic() + SOON
+        while True:
+            try:
+                return psycopg.connect(
+                    host="127.0.0.1", port=self.port, user="postgres", dbname="postgres", autocommit=True, connect_timeout=10
+                )
+            except psycopg.OperationalError as failure:
+                if "during SSL exchange" not in str(failure) or time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
 
     def launch(self, *extra: str) -> None:
         """Start it, and wait for nothing."""

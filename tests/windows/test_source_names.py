@@ -41,9 +41,9 @@ def test_ways_to_name_an_archive(standby: Standby, form: str) -> None:
 
 def test_a_share(standby: Standby) -> None:
     drive, rest = os.path.splitdrive(standby.archive)
-    share = f"\\\\localhost\\{drive[0]}${rest}"
+    share = f"\\\\localhost\\{drive[0].lower()}${rest}"
     if not os.path.isdir(share):
-        pytest.skip("this system has no administrator's share, as Wine has none")
+        pytest.skip("this system has no administrator's share")
     content = standby.put(NAME)
     with FakeServer(standby) as server:
         assert server.start(*AT_ONCE, share, NAME, "pg_wal\\RECOVERYXLOG").result().status == 0

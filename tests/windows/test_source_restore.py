@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import segments
-from support.command import Standby, run, wait_until
+from support.command import PYSTANDBY, Standby, run, wait_until
 
 from windows.fake_server import RECOVERYHISTORY, SERVER_STOPPING, SOON, STOPPING, FakeServer, held
 
@@ -348,6 +349,29 @@ def test_a_shutdown_ends_the_wait_for_the_next_try(standby: Standby) -> None:
         server.tell(STOPPING)
         assert call.result(30).status == SERVER_STOPPING
         assert time.monotonic() - began < SOON
+
+
+def test_one_that_starts_when_its_server_has_gone_already(standby: Standby) -> None:
+    """No postmaster.pid tells of that server any more; whoever started cmd.exe is not there either."""
+    said = standby.folder / "said"
+    line = f'cmd.exe /c ""{PYSTANDBY}" -s 60 "{standby.archive}" {NAME} pg_wal\\RECOVERYXLOG 2>"{said}""'
+    start = "import subprocess, sys; subprocess.Popen(sys.argv[1], stdin=-3, stdout=-3, stderr=-3).returncode = 0"
+    subprocess.run([sys.executable, "-c", start, line], check=True, cwd=standby.data.path, stdin=subprocess.DEVNULL)
+    wait_until(lambda: said.exists() and b"the server that asked for this file has gone" in said.read_bytes(), "it has noticed")
+    # Wait for its end: nothing is in the data directory, which can be renamed then.
+    wait_until(lambda: not _is_in_use(standby.data.path), "it has left")
+    standby.put(NAME)
+    assert standby.delivered() is None
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether somebody works in a folder: it cannot be renamed then."""
+    try:
+        folder.rename(folder.with_name("renamed"))
+    except PermissionError:
+        return True
+    folder.with_name("renamed").rename(folder)
+    return False
 
 
 @pytest.mark.parametrize("fate", ["startup process killed", "postmaster.pid gone", "another server"])
