@@ -3,7 +3,8 @@
 Rests on src/include/access/xlog_internal.h and xlogrecord.h of PostgreSQL 9.3 to 18.
 """
 
-import struct
+# struct itself is a file more to find and read at every start.
+from _struct import Struct
 
 SEGMENT = "segment"
 PARTIAL = "partial segment"
@@ -97,8 +98,8 @@ ALL_PAGE_INFO = 0x000F
 SHORT_HEADER_SIZE = 24
 LONG_HEADER_SIZE = 40
 
-SHORT_HEADER = struct.Struct("=HHIQI")
-_LONG_HEADER = struct.Struct("=HHIQI4xQII")
+SHORT_HEADER = Struct("=HHIQI")
+_LONG_HEADER = Struct("=HHIQI4xQII")
 
 MAGIC = {
     0xD075: "9.3", 0xD07E: "9.4", 0xD087: "9.5", 0xD093: "9.6", 0xD097: "10", 0xD098: "11", 0xD101: "12", 0xD106: "13",
@@ -139,13 +140,13 @@ def declared_segment_size(head: bytes) -> int:
 
 # Records: XLogRecord. Its fields stood elsewhere before 9.5, and were eight bytes longer.
 
-RECORD = struct.Struct("=I4xQBB2xI")
+RECORD = Struct("=I4xQBB2xI")
 """xl_tot_len, xl_prev, xl_info, xl_rmid and xl_crc."""
 
-RECORD_LENGTH = struct.Struct("=I")
+RECORD_LENGTH = Struct("=I")
 """The first field of a record: its length in bytes, header included."""
 
-_OLD_RECORD = struct.Struct("=I8xBB2xQ")
+_OLD_RECORD = Struct("=I8xBB2xQ")
 
 SWITCH = 0x40
 """XLOG_SWITCH of resource manager 0: the rest of the segment is unused."""
