@@ -155,13 +155,10 @@ def _leading_right_pages(
         right = next(i for i in range(pages) if addresses[i] != expected[i])
     # magic and info share 32 bits; which half is which depends on the byte order, as the header itself does.
     magic_shift, info_shift = (0, 16) if _LITTLE_ENDIAN else (16, 0)
-    for head in set(heads[:right]):
-        if head >> magic_shift & 0xFFFF != first.magic:
-            right = min(right, heads.index(head))
-    for number in range(1, right):
-        if heads[number] >> info_shift & wal.LONG_HEADER:
-            right = number
-            break
+    # There are few different ones, where a look at each page would take a tenth of a millisecond.
+    for head in set(heads[1:right]):
+        if head >> magic_shift & 0xFFFF != first.magic or head >> info_shift & wal.LONG_HEADER:
+            right = min(right, heads.index(head, 1))
     if timelines[:right] != [first.timeline] * right:
         # The first segment of a new timeline begins with pages copied from the old one.
         newest = first.timeline
