@@ -1,6 +1,6 @@
 """What differs between operating systems: open files, copying in the kernel, locks, signals, and who is alive. No policy.
 
-The only module that asks for sys.platform.
+The only module that asks for sys.platform; what is for Windows alone is in osdep_windows, under the same names.
 """
 
 import errno

@@ -218,9 +218,15 @@ def startup_process(postmaster: "int | None") -> "int | None":
         if parent == postmaster:
             return process
         if postmaster is None and _is_shell(process):
-            return parent
+            since, shell_since = started(parent), started(process)
+            # Windows gives a number to the next process soon: one that is younger than its child is another.
+            return _NOBODY if since and shell_since and int(since) > int(shell_since) else parent
         process = parent
     return None
+
+
+_NOBODY = 0
+"""The number of a process that nobody can ask for, so that it has gone."""
 
 
 def _is_shell(pid: int) -> bool:

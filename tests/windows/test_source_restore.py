@@ -14,6 +14,7 @@ import pytest
 from support import segments
 from support.command import PYSTANDBY, Standby, run, wait_until
 
+from pystandby import osdep
 from windows.fake_server import RECOVERYHISTORY, SERVER_STOPPING, SOON, STOPPING, FakeServer, held
 
 NAME = segments.name(5)
@@ -270,8 +271,6 @@ def test_the_end_of_recovery_waits_for_what_is_being_written(standby: Standby) -
 
 
 def test_reading_does_not_keep_others_from_removing(standby: Standby) -> None:
-    from pystandby import osdep
-
     standby.put(NAME)
     descriptor = osdep.open_file(str(standby.archive / NAME), osdep.O_READ)
     try:
@@ -293,8 +292,6 @@ def test_a_destination_that_is_held_for_a_moment(standby: Standby) -> None:
 
 
 def test_replacing_is_tried_again_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pystandby import osdep
-
     (tmp_path / "new").write_bytes(b"new")
     (tmp_path / "old").write_bytes(b"old")
     tries: list[float] = []
@@ -362,6 +359,24 @@ def test_one_that_starts_when_its_server_has_gone_already(standby: Standby) -> N
     wait_until(lambda: not _is_in_use(standby.data.path), "it has left")
     standby.put(NAME)
     assert standby.delivered() is None
+
+
+def test_the_number_of_a_server_that_has_gone_may_be_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever started cmd.exe is older than that."""
+    with (
+        subprocess.Popen("cmd.exe", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as shell,
+        subprocess.Popen("cmd.exe", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as younger,
+    ):
+        assert osdep.started(shell.pid) != osdep.started(younger.pid)
+        for child, parent, is_it in ((shell, younger, False), (younger, shell, True)):
+            monkeypatch.setattr("pystandby.osdep_windows._parent", {os.getpid(): child.pid, child.pid: parent.pid}.get)
+            found = osdep.startup_process(None)
+            assert found is not None
+            assert (found == parent.pid) == is_it
+            assert (osdep.started(found) is not None) == is_it
+        for process in (shell, younger):
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def _is_in_use(folder: Path) -> bool:
